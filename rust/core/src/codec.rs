@@ -1,0 +1,125 @@
+//! The envelope of every serialised object: magic, kind, version, length, checksum, postcard payload.
+//!
+//! Layout: `b"SONA" | kind [u8; 4] | version u16 | length u64 | blake3 [u8; 16] | payload`, little endian. The checksum is
+//! the first 16 bytes of BLAKE3 over everything before it and the payload. Bytes are treated as hostile: nothing is
+//! allocated from a length that was not checked against the bytes at hand.
+
+use crate::error::{Error, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+const MAGIC: &[u8; 4] = b"SONA";
+const HEAD: usize = 4 + 4 + 2 + 8;
+const SUM: usize = 16;
+
+/// What kind of object the bytes hold, and the version of its layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// Four ASCII letters.
+    pub tag: [u8; 4],
+    /// Layout version; a reader refuses any other.
+    pub version: u16,
+}
+
+fn checksum(head: &[u8], payload: &[u8]) -> [u8; SUM] {
+    let mut h = blake3::Hasher::new();
+    h.update(head).update(payload);
+    let mut out = [0; SUM];
+    out.copy_from_slice(&h.finalize().as_bytes()[..SUM]);
+    out
+}
+
+/// Wraps `payload` in the envelope.
+#[must_use]
+pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD + SUM + payload.len());
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&kind.tag);
+    out.extend_from_slice(&kind.version.to_le_bytes());
+    out.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    let sum = checksum(&out, payload);
+    out.extend_from_slice(&sum);
+    out.extend_from_slice(payload);
+    out
+}
+
+/// Checks the envelope and returns the payload.
+pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8]> {
+    let what = || format!("{} state", String::from_utf8_lossy(&kind.tag));
+    let fail = |reason: String| Err(Error::corrupt(what(), reason));
+    if bytes.len() < HEAD + SUM {
+        return fail(format!("{} bytes are too few for a header", bytes.len()));
+    }
+    let (head, rest) = bytes.split_at(HEAD);
+    let (sum, payload) = rest.split_at(SUM);
+    if &head[..4] != MAGIC {
+        return fail("not a sona file (bad magic)".into());
+    }
+    if head[4..8] != kind.tag {
+        return fail(format!("holds {:?}", String::from_utf8_lossy(&head[4..8])));
+    }
+    let version = u16::from_le_bytes([head[8], head[9]]);
+    if version != kind.version {
+        return fail(format!(
+            "layout version {version}, this build reads {}",
+            kind.version
+        ));
+    }
+    let mut len = [0; 8];
+    len.copy_from_slice(&head[10..18]);
+    if u64::from_le_bytes(len) != payload.len() as u64 {
+        return fail(format!(
+            "declares {} bytes, has {}",
+            u64::from_le_bytes(len),
+            payload.len()
+        ));
+    }
+    if checksum(head, payload) != sum {
+        return fail("checksum does not match".into());
+    }
+    Ok(payload)
+}
+
+/// Serialises `value` into an envelope.
+pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>> {
+    let payload = postcard::to_stdvec(value).map_err(|e| Error::corrupt("serialise", e))?;
+    Ok(seal(kind, &payload))
+}
+
+/// Reads back what [`encode`] wrote.
+pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T> {
+    let payload = open(kind, bytes)?;
+    let (value, rest) = postcard::take_from_bytes::<T>(payload)
+        .map_err(|e| Error::corrupt(String::from_utf8_lossy(&kind.tag).into_owned(), e))?;
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(Error::corrupt(
+            String::from_utf8_lossy(&kind.tag).into_owned(),
+            format!("{} bytes left over", rest.len()),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    const K: Kind = Kind {
+        tag: *b"TEST",
+        version: 3,
+    };
+
+    #[test]
+    fn every_bit_flip_and_truncation_is_refused() {
+        let bytes = encode(K, &(7u32, vec![1.5f32, -2.0], "name".to_string())).unwrap();
+        let back: (u32, Vec<f32>, String) = decode(K, &bytes).unwrap();
+        assert_eq!(back, (7, vec![1.5, -2.0], "name".to_string()));
+        for cut in 0..bytes.len() {
+            assert!(decode::<(u32, Vec<f32>, String)>(K, &bytes[..cut]).is_err());
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut b = bytes.clone();
+            b[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode::<(u32, Vec<f32>, String)>(K, &b).is_err(), "bit {bit}");
+        }
+    }
+}

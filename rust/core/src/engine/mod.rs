@@ -1,0 +1,1 @@
+//! The engine: scopes, snapshots, decisions, feedback, journal.

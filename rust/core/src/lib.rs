@@ -1,0 +1,17 @@
+//! Algorithms of sona, without Python: kernels, trajectories, adapters, patterns, durable state and the engine.
+//!
+//! Dependencies run one way: `kernels` ← algorithms ← `engine`. The binding crate adds conversions and nothing else.
+
+pub mod codec;
+pub mod engine;
+pub mod error;
+pub mod item;
+pub mod kernels;
+pub mod lora;
+pub mod metrics;
+pub mod patterns;
+pub mod rng;
+pub mod store;
+pub mod trajectory;
+
+pub use error::{Error, Result};

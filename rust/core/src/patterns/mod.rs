@@ -1,0 +1,6 @@
+//! What worked for requests like this: cases, clusters, vector index.
+
+pub mod bank;
+pub mod cases;
+pub mod index;
+pub mod kmeans;

@@ -1,0 +1,1 @@
+//! Durable state: event log, snapshots, embedded database.

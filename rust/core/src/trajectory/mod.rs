@@ -1,0 +1,1 @@
+//! What one request did and how it turned out.

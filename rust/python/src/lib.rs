@@ -1,0 +1,23 @@
+//! `sona._core`: conversions, errors and GIL handling around `sona-core`. No logic lives here.
+
+mod arrays;
+mod engine;
+mod errors;
+mod kernels;
+mod lora;
+mod patterns;
+mod store;
+mod trajectory;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    kernels::register(m)?;
+    trajectory::register(m)?;
+    lora::register(m)?;
+    patterns::register(m)?;
+    store::register(m)?;
+    engine::register(m)
+}

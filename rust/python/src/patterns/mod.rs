@@ -1,0 +1,15 @@
+//! Binding of `sona_core::patterns`.
+
+mod bank;
+mod cases;
+mod index;
+mod kmeans;
+
+use pyo3::prelude::*;
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    kmeans::register(m)?;
+    index::register(m)?;
+    bank::register(m)?;
+    cases::register(m)
+}
