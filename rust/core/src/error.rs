@@ -156,17 +156,7 @@ pub fn check_dim(name: &'static str, expected: usize, got: usize) -> Result<()> 
 
 /// Errors at the first NaN or infinity.
 pub fn check_finite(name: &'static str, x: &[f32]) -> Result<()> {
-    // A sum of x*0 is 0 for finite x and NaN otherwise: one vectorised pass, the position is searched only on failure.
-    let mut acc = [0.0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let tail = chunks.remainder();
-    for c in chunks {
-        for (a, v) in acc.iter_mut().zip(c) {
-            *a += v * 0.0;
-        }
-    }
-    let sum: f32 = acc.iter().sum::<f32>() + tail.iter().map(|v| v * 0.0).sum::<f32>();
-    if sum == 0.0 {
+    if crate::kernels::all_finite(x) {
         return Ok(());
     }
     match x.iter().position(|v| !v.is_finite()) {

@@ -2,10 +2,13 @@
 //!
 //! Dependencies run one way: `kernels` ← algorithms ← `engine`. The binding crate adds conversions and nothing else.
 
+#![deny(unsafe_code)]
+
 pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod item;
+#[allow(unsafe_code, reason = "vector instructions and table dispatch")]
 pub mod kernels;
 pub mod lora;
 pub mod metrics;

@@ -1,21 +1,183 @@
-//! Dense kernels of the hot path. Each function has a scalar reference in [`scalar`]; slices of unequal length panic in
-//! debug builds and are cut to the shorter one otherwise, so check lengths at the boundary.
+//! Dense kernels of the hot path, on the best instruction set that the processor has.
+//!
+//! Each kernel has a scalar reference in [`scalar`] and, on x86-64, an AVX2 and an AVX-512 version. The tier is found once
+//! ([`tier`]; the environment variable `SONA_SIMD` = `scalar`, `avx2` or `avx512` lowers it). Other architectures run the
+//! reference.
+//!
+//! Within a tier the same inputs give the same bits, whatever the alignment and wherever a row lies: [`dot`], [`gemv`],
+//! [`gather_dot`] and [`scan_top_k`] agree exactly. Tiers differ from one another by rounding.
+//!
+//! Lengths are part of the contract: a mismatch panics, so check at the boundary.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bytes;
+#[cfg(target_arch = "x86_64")]
+mod dense;
+#[cfg(target_arch = "x86_64")]
+mod entry;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod low_rank;
 pub mod scalar;
+mod scan;
+mod select;
+#[cfg(test)]
+mod tests;
+mod tier;
 
-pub use scalar::{axpy, dot, dot_i8, gemv, gemv_i8, low_rank_apply, norm, scale, softmax, squared_l2};
+pub use scalar::softmax;
+pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};
+pub use select::{Score, TopK};
+pub use tier::{Tier, tier, tiers};
 
-/// Scales `x` to unit length and returns its former norm; a zero vector stays zero.
-pub fn normalize(x: &mut [f32]) -> f32 {
-    let n = norm(x);
-    if n > 0.0 {
-        scale(1.0 / n, x);
-    }
-    n
+use tier::table;
+
+/// Σ aᵢbᵢ.
+#[inline]
+#[must_use]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "dot: lengths differ");
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().dot)(a, b) }
 }
 
-/// Positions of the `k` largest values, best first, ties by position.
+/// Σ (aᵢ − bᵢ)².
+#[inline]
+#[must_use]
+pub fn squared_l2(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "squared_l2: lengths differ");
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().squared_l2)(a, b) }
+}
+
+/// Euclidean norm. Right also where the sum of squares would overflow or lose its digits.
+#[inline]
+#[must_use]
+pub fn norm(x: &[f32]) -> f32 {
+    let s = dot(x, x);
+    if scalar::SQUARES.contains(&s) {
+        s.sqrt()
+    } else {
+        scalar::norm(x)
+    }
+}
+
+/// Scales `x` to unit length and returns its former norm; a zero vector stays zero.
+#[inline]
+pub fn normalize(x: &mut [f32]) -> f32 {
+    let s = dot(x, x);
+    if scalar::SQUARES.contains(&s) {
+        let n = s.sqrt();
+        scale(1.0 / n, x);
+        n
+    } else {
+        scalar::normalize(x)
+    }
+}
+
+/// y ← y + αx.
+#[inline]
+pub fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "axpy: lengths differ");
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().axpy)(alpha, x, y) }
+}
+
+/// x ← αx.
+#[inline]
+pub fn scale(alpha: f32, x: &mut [f32]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (table().scale)(alpha, x) }
+}
+
+/// No value is NaN or infinite.
+#[inline]
+#[must_use]
+pub fn all_finite(x: &[f32]) -> bool {
+    // SAFETY: the table is this processor's.
+    unsafe { (table().all_finite)(x) }
+}
+
+/// out = x + s·B(Ax) with `a` (rank, d) and `b` (d, rank), both row-major. Ranks 1 and 2 take one fused pass each way.
+#[inline]
+pub fn low_rank_apply(x: &[f32], a: &[f32], b: &[f32], rank: usize, s: f32, out: &mut [f32]) {
+    let d = x.len();
+    assert!(
+        a.len() == rank * d && b.len() == rank * d && out.len() == d,
+        "low_rank_apply: expected a (rank, d), b (d, rank), out (d)"
+    );
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().low_rank_apply)(x, a, b, rank, s, out) }
+}
+
+/// out[i] = rowᵢ·q for `rows` (n, d) row-major.
+#[inline]
+pub fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
+    assert!(
+        rows.len() == out.len() * d && q.len() == d,
+        "gemv: expected rows (n, d), q (d), out (n)"
+    );
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().gemv)(rows, d, q, out) }
+}
+
+/// out[i] = q · row `index[i]` of `rows` (n, d).
+#[inline]
+pub fn gather_dot(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
+    check_index(rows.len(), d, index);
+    assert!(
+        q.len() == d && out.len() == index.len(),
+        "gather_dot: expected q (d), one output per index"
+    );
+    // SAFETY: the table is this processor's, every row lies in `rows`, the lengths agree.
+    unsafe { (table().gather_dot)(rows, d, index, q, out) }
+}
+
+/// out += Σ wᵢ · row `index[i]` of `rows` (n, d).
+#[inline]
+pub fn weighted_sum_rows(rows: &[f32], d: usize, index: &[usize], w: &[f32], out: &mut [f32]) {
+    check_index(rows.len(), d, index);
+    assert!(
+        out.len() == d && w.len() == index.len(),
+        "weighted_sum_rows: expected out (d), one weight per index"
+    );
+    // SAFETY: the table is this processor's, every row lies in `rows`, the lengths agree.
+    unsafe { (table().weighted_sum_rows)(rows, d, index, w, out) }
+}
+
+/// Σ aᵢbᵢ of signed bytes in 32 bits. Values lie in −127..=127.
+#[inline]
+#[must_use]
+pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
+    assert_eq!(a.len(), b.len(), "dot_i8: lengths differ");
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().dot_i8)(a, b) }
+}
+
+/// out[i] = rowᵢ·q for signed bytes in −127..=127, `rows` (n, d) row-major.
+#[inline]
+pub fn gemv_i8(rows: &[i8], d: usize, q: &[i8], out: &mut [i32]) {
+    assert!(
+        rows.len() == out.len() * d && q.len() == d,
+        "gemv_i8: expected rows (n, d), q (d), out (n)"
+    );
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().gemv_i8)(rows, d, q, out) }
+}
+
+/// Positions of the `k` largest values, best first, ties by position. NaN ranks with −∞, −0 with +0.
 #[must_use]
 pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {
-    scalar::top_k(values, k)
+    select::top_k(values, k)
+}
+
+fn check_index(len: usize, d: usize, index: &[usize]) {
+    let n = len.checked_div(d).unwrap_or(0);
+    let highest = index.iter().fold(0, |m, i| m.max(*i));
+    assert!(index.is_empty() || highest < n, "row {highest} of {n}");
 }

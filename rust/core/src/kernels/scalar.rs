@@ -28,10 +28,37 @@ pub fn squared_l2(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum()
 }
 
+/// Sums of squares whose square root keeps full precision in single precision.
+pub(super) const SQUARES: std::ops::Range<f32> = 1e-30..f32::INFINITY;
+
+fn norm_f64(x: &[f32]) -> f64 {
+    x.iter()
+        .map(|v| f64::from(*v) * f64::from(*v))
+        .sum::<f64>()
+        .sqrt()
+}
+
 /// Euclidean norm.
 #[must_use]
-pub fn norm(a: &[f32]) -> f32 {
-    dot(a, a).sqrt()
+pub fn norm(x: &[f32]) -> f32 {
+    norm_f64(x) as f32
+}
+
+/// Scales `x` to unit length and returns its former norm; a zero vector stays zero.
+pub fn normalize(x: &mut [f32]) -> f32 {
+    let n = norm_f64(x);
+    if n > 0.0 {
+        for v in x {
+            *v = (f64::from(*v) / n) as f32;
+        }
+    }
+    n as f32
+}
+
+/// No value is NaN or infinite.
+#[must_use]
+pub fn all_finite(x: &[f32]) -> bool {
+    x.iter().fold(true, |all, v| all & v.is_finite())
 }
 
 /// y ← y + αx.
@@ -64,8 +91,22 @@ pub fn low_rank_apply(x: &[f32], a: &[f32], b: &[f32], rank: usize, s: f32, out:
 /// out[i] = rowᵢ·q for `rows` (n, d) row-major.
 pub fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
     debug_assert_eq!(rows.len(), out.len() * d);
-    for (row, o) in rows.chunks_exact(d).zip(out) {
-        *o = dot(row, q);
+    for (i, o) in out.iter_mut().enumerate() {
+        *o = dot(&rows[i * d..(i + 1) * d], q);
+    }
+}
+
+/// out[i] = q · row `index[i]` of `rows` (n, d).
+pub fn gather_dot(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
+    for (i, o) in index.iter().zip(out) {
+        *o = dot(&rows[i * d..(i + 1) * d], q);
+    }
+}
+
+/// out += Σ wᵢ · row `index[i]` of `rows` (n, d).
+pub fn weighted_sum_rows(rows: &[f32], d: usize, index: &[usize], w: &[f32], out: &mut [f32]) {
+    for (i, w) in index.iter().zip(w) {
+        axpy(*w, &rows[i * d..(i + 1) * d], out);
     }
 }
 
@@ -79,8 +120,8 @@ pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
 /// out[i] = rowᵢ·q for signed bytes, `rows` (n, d) row-major.
 pub fn gemv_i8(rows: &[i8], d: usize, q: &[i8], out: &mut [i32]) {
     debug_assert_eq!(rows.len(), out.len() * d);
-    for (row, o) in rows.chunks_exact(d).zip(out) {
-        *o = dot_i8(row, q);
+    for (i, o) in out.iter_mut().enumerate() {
+        *o = dot_i8(&rows[i * d..(i + 1) * d], q);
     }
 }
 
@@ -98,25 +139,18 @@ pub fn softmax(x: &mut [f32], temperature: f32) {
     }
 }
 
-/// Positions of the `k` largest values, best first, ties by position. NaN ranks last.
+/// Positions of the `k` largest values, best first, ties by position. NaN ranks with −∞, −0 with +0.
 #[must_use]
 pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {
     let key = |i: usize| {
         if values[i].is_nan() {
             f32::NEG_INFINITY
         } else {
-            values[i]
+            values[i] + 0.0
         }
     };
     let mut ids: Vec<usize> = (0..values.len()).collect();
-    let by = |&a: &usize, &b: &usize| key(b).total_cmp(&key(a)).then(a.cmp(&b));
-    if k < ids.len() {
-        if k == 0 {
-            return Vec::new();
-        }
-        ids.select_nth_unstable_by(k - 1, by);
-        ids.truncate(k);
-    }
-    ids.sort_unstable_by(by);
+    ids.sort_by(|a, b| key(*b).total_cmp(&key(*a)));
+    ids.truncate(k);
     ids
 }

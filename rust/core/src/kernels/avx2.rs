@@ -1,0 +1,160 @@
+//! AVX2 with FMA: eight floats, thirty-two bytes.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module, stated in `lanes`"
+)]
+
+use super::entry::entries;
+use super::lanes::{Bytes, Lanes};
+use std::arch::x86_64::*;
+
+/// The processor and the operating system can run this tier.
+pub(super) fn available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Eight ones and eight zeros: a window of it masks the first `n` lanes.
+static WINDOW: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[inline(always)]
+unsafe fn mask(n: usize) -> __m256i {
+    _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n).cast())
+}
+
+/// Sums of four registers of four lanes each, lane pairs (0 + 2) + (1 + 3).
+#[inline(always)]
+pub(super) unsafe fn quarters(v: [__m128; 4]) -> __m128 {
+    let ab = _mm_add_ps(_mm_unpacklo_ps(v[0], v[1]), _mm_unpackhi_ps(v[0], v[1]));
+    let cd = _mm_add_ps(_mm_unpacklo_ps(v[2], v[3]), _mm_unpackhi_ps(v[2], v[3]));
+    _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab))
+}
+
+/// Sum of one register of four lanes, in the order of [`quarters`].
+#[inline(always)]
+pub(super) unsafe fn quarter(v: __m128) -> f32 {
+    let s = _mm_add_ps(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)))
+}
+
+/// Adds the upper half to the lower.
+#[inline(always)]
+pub(super) unsafe fn halve(v: __m256) -> __m128 {
+    _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct F32x8(__m256);
+
+impl Lanes for F32x8 {
+    const N: usize = 8;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(_mm256_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize) -> Self {
+        Self(_mm256_maskload_ps(p, mask(n)))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm256_storeu_ps(p, self.0);
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, n: usize) {
+        _mm256_maskstore_ps(p, mask(n), self.0);
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        Self(_mm256_add_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        Self(_mm256_sub_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        Self(_mm256_mul_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        Self(_mm256_fmadd_ps(self.0, a.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn finite(self) -> bool {
+        let zero = _mm256_sub_ps(self.0, self.0);
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(zero, zero)) == 0
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        quarter(halve(self.0))
+    }
+    #[inline(always)]
+    unsafe fn sums4(v: [Self; 4]) -> [f32; 4] {
+        let s = quarters([halve(v[0].0), halve(v[1].0), halve(v[2].0), halve(v[3].0)]);
+        std::mem::transmute::<__m128, [f32; 4]>(s)
+    }
+    #[inline(always)]
+    unsafe fn deinterleave(lo: Self, hi: Self) -> (Self, Self) {
+        let even = _mm256_shuffle_ps::<0b10_00_10_00>(lo.0, hi.0);
+        let odd = _mm256_shuffle_ps::<0b11_01_11_01>(lo.0, hi.0);
+        // Pairs of lanes come out as 0 2 1 3.
+        let even = _mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(even));
+        let odd = _mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(odd));
+        (Self(_mm256_castpd_ps(even)), Self(_mm256_castpd_ps(odd)))
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct I8x32(__m256i);
+
+impl Bytes for I8x32 {
+    const N: usize = 32;
+    type Acc = __m256i;
+
+    #[inline(always)]
+    unsafe fn load(p: *const i8) -> Self {
+        Self(_mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const i8, n: usize) -> Self {
+        let mut buf = [0i8; 32];
+        std::ptr::copy_nonoverlapping(p, buf.as_mut_ptr(), n);
+        Self::load(buf.as_ptr())
+    }
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        _mm256_setzero_si256()
+    }
+    /// |row|·(q with row's sign): two products of at most 127² fit in 16 bits, so nothing saturates.
+    #[inline(always)]
+    unsafe fn mac(acc: __m256i, row: Self, q: Self) -> __m256i {
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(row.0), _mm256_sign_epi8(q.0, row.0));
+        _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+    #[inline(always)]
+    unsafe fn bias(acc: __m256i, _q: Self) -> __m256i {
+        acc
+    }
+    #[inline(always)]
+    unsafe fn sum(acc: __m256i) -> i32 {
+        let s = _mm_add_epi32(_mm256_castsi256_si128(acc), _mm256_extracti128_si256::<1>(acc));
+        let s = _mm_add_epi32(s, _mm_shuffle_epi32::<0b01_00_11_10>(s));
+        _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32::<0b10_11_00_01>(s)))
+    }
+    #[inline(always)]
+    unsafe fn sums4(acc: [__m256i; 4]) -> [i32; 4] {
+        let ab = _mm256_hadd_epi32(acc[0], acc[1]);
+        let cd = _mm256_hadd_epi32(acc[2], acc[3]);
+        let s = _mm256_hadd_epi32(ab, cd);
+        let s = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256::<1>(s));
+        std::mem::transmute::<__m128i, [i32; 4]>(s)
+    }
+}
+
+entries!(Tier::Avx2, "avx2,fma", F32x8, I8x32);

@@ -1,0 +1,145 @@
+//! AVX-512 with VNNI: sixteen floats, sixty-four bytes.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module, stated in `lanes`"
+)]
+
+use super::avx2::{halve, quarter, quarters};
+use super::entry::entries;
+use super::lanes::{Bytes, Lanes};
+use std::arch::x86_64::*;
+
+/// The processor and the operating system can run this tier.
+pub(super) fn available() -> bool {
+    super::avx2::available()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct F32x16(__m512);
+
+#[inline(always)]
+unsafe fn halve16(v: __m512) -> __m128 {
+    halve(_mm256_add_ps(
+        _mm512_castps512_ps256(v),
+        _mm512_extractf32x8_ps::<1>(v),
+    ))
+}
+
+impl Lanes for F32x16 {
+    const N: usize = 16;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize) -> Self {
+        Self(_mm512_maskz_loadu_ps((1 << n) - 1, p))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm512_storeu_ps(p, self.0);
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, n: usize) {
+        _mm512_mask_storeu_ps(p, (1 << n) - 1, self.0);
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        Self(_mm512_add_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        Self(_mm512_sub_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        Self(_mm512_mul_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        Self(_mm512_fmadd_ps(self.0, a.0, b.0))
+    }
+    #[inline(always)]
+    unsafe fn finite(self) -> bool {
+        let zero = _mm512_sub_ps(self.0, self.0);
+        _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(zero, zero) == 0
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        quarter(halve16(self.0))
+    }
+    #[inline(always)]
+    unsafe fn sums4(v: [Self; 4]) -> [f32; 4] {
+        let s = quarters([halve16(v[0].0), halve16(v[1].0), halve16(v[2].0), halve16(v[3].0)]);
+        std::mem::transmute::<__m128, [f32; 4]>(s)
+    }
+    #[inline(always)]
+    unsafe fn deinterleave(lo: Self, hi: Self) -> (Self, Self) {
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+        (
+            Self(_mm512_permutex2var_ps(lo.0, even, hi.0)),
+            Self(_mm512_permutex2var_ps(lo.0, odd, hi.0)),
+        )
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct I8x64(__m512i);
+
+impl Bytes for I8x64 {
+    const N: usize = 64;
+    type Acc = __m512i;
+
+    #[inline(always)]
+    unsafe fn load(p: *const i8) -> Self {
+        Self(_mm512_loadu_si512(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_part(p: *const i8, n: usize) -> Self {
+        Self(_mm512_maskz_loadu_epi8((1 << n) - 1, p))
+    }
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        _mm512_setzero_si512()
+    }
+    /// `vpdpbusd` multiplies unsigned by signed: row + 128 is unsigned, and the 128·Σq it adds is the bias.
+    #[inline(always)]
+    unsafe fn mac(acc: __m512i, row: Self, q: Self) -> __m512i {
+        _mm512_dpbusd_epi32(acc, _mm512_xor_si512(row.0, _mm512_set1_epi8(-128)), q.0)
+    }
+    #[inline(always)]
+    unsafe fn bias(acc: __m512i, q: Self) -> __m512i {
+        _mm512_dpbusd_epi32(acc, _mm512_set1_epi8(-128), q.0)
+    }
+    #[inline(always)]
+    unsafe fn sum(acc: __m512i) -> i32 {
+        _mm512_reduce_add_epi32(acc)
+    }
+    #[inline(always)]
+    unsafe fn sums4(acc: [__m512i; 4]) -> [i32; 4] {
+        let mut h = [_mm256_setzero_si256(); 4];
+        for (h, a) in h.iter_mut().zip(acc) {
+            *h = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64::<1>(a));
+        }
+        <super::avx2::I8x32 as Bytes>::sums4(h)
+    }
+}
+
+entries!(
+    Tier::Avx512,
+    "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    F32x16,
+    I8x64
+);

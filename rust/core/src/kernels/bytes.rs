@@ -1,0 +1,67 @@
+//! Signed-byte products, written once over [`Bytes`]. Integers: every order of summation gives the same result.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module, stated in `lanes`"
+)]
+
+use super::lanes::Bytes;
+
+#[inline(always)]
+unsafe fn row_sums<B: Bytes, const R: usize>(rows: [*const i8; R], q: *const i8, n: usize) -> [B::Acc; R] {
+    let mut acc = [B::zero(); R];
+    let mut i = 0;
+    while i + B::N <= n {
+        let x = B::load(q.add(i));
+        for r in 0..R {
+            acc[r] = B::mac(acc[r], B::load(rows[r].add(i)), x);
+        }
+        i += B::N;
+    }
+    if i < n {
+        let x = B::load_part(q.add(i), n - i);
+        for r in 0..R {
+            acc[r] = B::mac(acc[r], B::load_part(rows[r].add(i), n - i), x);
+        }
+    }
+    acc
+}
+
+/// What [`Bytes::mac`] adds beyond the products, for the whole of `q`.
+#[inline(always)]
+unsafe fn bias<B: Bytes>(q: *const i8, n: usize) -> i32 {
+    let mut acc = B::zero();
+    let mut i = 0;
+    while i + B::N <= n {
+        acc = B::bias(acc, B::load(q.add(i)));
+        i += B::N;
+    }
+    if i < n {
+        acc = B::bias(acc, B::load_part(q.add(i), n - i));
+    }
+    B::sum(acc)
+}
+
+#[inline(always)]
+pub(super) unsafe fn dot<B: Bytes>(a: *const i8, b: *const i8, n: usize) -> i32 {
+    let [s] = row_sums::<B, 1>([a], b, n);
+    B::sum(s).wrapping_sub(bias::<B>(b, n))
+}
+
+#[inline(always)]
+pub(super) unsafe fn gemv<B: Bytes>(rows: *const i8, d: usize, q: *const i8, out: &mut [i32]) {
+    let bias = bias::<B>(q, d);
+    let mut p = rows;
+    let mut four = out.chunks_exact_mut(4);
+    for o in &mut four {
+        let s = B::sums4(row_sums::<B, 4>([p, p.add(d), p.add(2 * d), p.add(3 * d)], q, d));
+        for (o, s) in o.iter_mut().zip(s) {
+            *o = s.wrapping_sub(bias);
+        }
+        p = p.add(4 * d);
+    }
+    for o in four.into_remainder() {
+        let [s] = row_sums::<B, 1>([p], q, d);
+        *o = B::sum(s).wrapping_sub(bias);
+        p = p.add(d);
+    }
+}

@@ -1,0 +1,237 @@
+//! Vector and matrix-vector kernels, written once over [`Lanes`].
+//!
+//! One order of summation everywhere: four partial sums over strides of `4 N`, whole registers left over go to sums 0, 1, 2,
+//! the last partial register to sum 3. So `dot`, `gemv`, `gather_dot` and the scans agree bit for bit, wherever a row lies.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module, stated in `lanes`"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the same index walks several register arrays"
+)]
+
+use super::lanes::Lanes;
+
+/// Register sums of `R` rows against `q`.
+#[inline(always)]
+pub(super) unsafe fn row_sums<V: Lanes, const R: usize>(
+    rows: [*const f32; R],
+    q: *const f32,
+    n: usize,
+) -> [V; R] {
+    let mut acc = [[V::splat(0.0); 4]; R];
+    let mut i = 0;
+    while i + 4 * V::N <= n {
+        for j in 0..4 {
+            let at = i + j * V::N;
+            let x = V::load(q.add(at));
+            for r in 0..R {
+                acc[r][j] = V::load(rows[r].add(at)).fma(x, acc[r][j]);
+            }
+        }
+        i += 4 * V::N;
+    }
+    for j in 0..3 {
+        if i + V::N <= n {
+            let x = V::load(q.add(i));
+            for r in 0..R {
+                acc[r][j] = V::load(rows[r].add(i)).fma(x, acc[r][j]);
+            }
+            i += V::N;
+        }
+    }
+    if i < n {
+        let x = V::load_part(q.add(i), n - i);
+        for r in 0..R {
+            acc[r][3] = V::load_part(rows[r].add(i), n - i).fma(x, acc[r][3]);
+        }
+    }
+    // No closure here: it would not take on the caller's target features.
+    let mut out = [V::splat(0.0); R];
+    for r in 0..R {
+        let a = acc[r];
+        out[r] = a[0].add(a[1]).add(a[2].add(a[3]));
+    }
+    out
+}
+
+#[inline(always)]
+pub(super) unsafe fn dot<V: Lanes>(a: *const f32, b: *const f32, n: usize) -> f32 {
+    let [s] = row_sums::<V, 1>([a], b, n);
+    s.sum()
+}
+
+#[inline(always)]
+unsafe fn dot4<V: Lanes>(rows: [*const f32; 4], q: *const f32, n: usize) -> [f32; 4] {
+    if V::WIDE {
+        V::sums4(row_sums::<V, 4>(rows, q, n))
+    } else {
+        let [a, b] = row_sums::<V, 2>([rows[0], rows[1]], q, n);
+        let [c, d] = row_sums::<V, 2>([rows[2], rows[3]], q, n);
+        V::sums4([a, b, c, d])
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn squared_l2<V: Lanes>(a: *const f32, b: *const f32, n: usize) -> f32 {
+    let mut acc = [V::splat(0.0); 4];
+    let mut i = 0;
+    while i + 4 * V::N <= n {
+        for (j, s) in acc.iter_mut().enumerate() {
+            let at = i + j * V::N;
+            let t = V::load(a.add(at)).sub(V::load(b.add(at)));
+            *s = t.fma(t, *s);
+        }
+        i += 4 * V::N;
+    }
+    for s in acc.iter_mut().take(3) {
+        if i + V::N <= n {
+            let t = V::load(a.add(i)).sub(V::load(b.add(i)));
+            *s = t.fma(t, *s);
+            i += V::N;
+        }
+    }
+    if i < n {
+        let t = V::load_part(a.add(i), n - i).sub(V::load_part(b.add(i), n - i));
+        acc[3] = t.fma(t, acc[3]);
+    }
+    acc[0].add(acc[1]).add(acc[2].add(acc[3])).sum()
+}
+
+#[inline(always)]
+pub(super) unsafe fn axpy<V: Lanes>(alpha: f32, x: *const f32, y: *mut f32, n: usize) {
+    let s = V::splat(alpha);
+    let mut i = 0;
+    while i + V::N <= n {
+        V::load(x.add(i)).fma(s, V::load(y.add(i))).store(y.add(i));
+        i += V::N;
+    }
+    if i < n {
+        let m = n - i;
+        V::load_part(x.add(i), m)
+            .fma(s, V::load_part(y.add(i), m))
+            .store_part(y.add(i), m);
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn scale<V: Lanes>(alpha: f32, x: *mut f32, n: usize) {
+    let s = V::splat(alpha);
+    let mut i = 0;
+    while i + V::N <= n {
+        V::load(x.add(i)).mul(s).store(x.add(i));
+        i += V::N;
+    }
+    if i < n {
+        V::load_part(x.add(i), n - i).mul(s).store_part(x.add(i), n - i);
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn all_finite<V: Lanes>(x: *const f32, n: usize) -> bool {
+    // A finite value times zero is ±0, anything else is NaN: sums of such products are zero or NaN.
+    let zero = V::splat(0.0);
+    let mut acc = [zero; 4];
+    let mut i = 0;
+    while i + 4 * V::N <= n {
+        for (j, s) in acc.iter_mut().enumerate() {
+            *s = V::load(x.add(i + j * V::N)).fma(zero, *s);
+        }
+        i += 4 * V::N;
+    }
+    while i + V::N <= n {
+        acc[0] = V::load(x.add(i)).fma(zero, acc[0]);
+        i += V::N;
+    }
+    if i < n {
+        acc[1] = V::load_part(x.add(i), n - i).fma(zero, acc[1]);
+    }
+    acc[0].add(acc[1]).add(acc[2].add(acc[3])).finite()
+}
+
+#[inline(always)]
+pub(super) unsafe fn gemv<V: Lanes>(rows: *const f32, d: usize, q: *const f32, out: &mut [f32]) {
+    let mut p = rows;
+    let mut four = out.chunks_exact_mut(4);
+    for o in &mut four {
+        let s = dot4::<V>([p, p.add(d), p.add(2 * d), p.add(3 * d)], q, d);
+        o.copy_from_slice(&s);
+        p = p.add(4 * d);
+    }
+    for o in four.into_remainder() {
+        *o = dot::<V>(p, q, d);
+        p = p.add(d);
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn gather_dot<V: Lanes>(
+    rows: *const f32,
+    d: usize,
+    index: &[usize],
+    q: *const f32,
+    out: &mut [f32],
+) {
+    let (i4, i1) = index.as_chunks::<4>();
+    let (o4, o1) = out.as_chunks_mut::<4>();
+    for (i, o) in i4.iter().zip(o4) {
+        *o = dot4::<V>(i.map(|i| rows.wrapping_add(i * d)), q, d);
+    }
+    for (i, o) in i1.iter().zip(o1) {
+        *o = dot::<V>(rows.add(i * d), q, d);
+    }
+}
+
+/// Adds `Σ wᵢ rowᵢ` to `W` registers of `out` at column `at`; the last register holds `part` lanes if `part > 0`.
+#[inline(always)]
+unsafe fn weighted_columns<V: Lanes, const W: usize>(
+    rows: *const f32,
+    d: usize,
+    index: &[usize],
+    w: &[f32],
+    out: *mut f32,
+    at: usize,
+) {
+    let mut acc = [V::splat(0.0); W];
+    for (j, a) in acc.iter_mut().enumerate() {
+        *a = V::load(out.add(at + j * V::N));
+    }
+    for (i, w) in index.iter().zip(w) {
+        let p = rows.add(i * d + at);
+        let s = V::splat(*w);
+        for (j, a) in acc.iter_mut().enumerate() {
+            *a = V::load(p.add(j * V::N)).fma(s, *a);
+        }
+    }
+    for (j, a) in acc.iter().enumerate() {
+        a.store(out.add(at + j * V::N));
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn weighted_sum_rows<V: Lanes>(
+    rows: *const f32,
+    d: usize,
+    index: &[usize],
+    w: &[f32],
+    out: *mut f32,
+) {
+    let mut at = 0;
+    while at + 8 * V::N <= d {
+        weighted_columns::<V, 8>(rows, d, index, w, out, at);
+        at += 8 * V::N;
+    }
+    while at + V::N <= d {
+        weighted_columns::<V, 1>(rows, d, index, w, out, at);
+        at += V::N;
+    }
+    if at < d {
+        let m = d - at;
+        let mut acc = V::load_part(out.add(at), m);
+        for (i, w) in index.iter().zip(w) {
+            acc = V::load_part(rows.add(i * d + at), m).fma(V::splat(*w), acc);
+        }
+        acc.store_part(out.add(at), m);
+    }
+}

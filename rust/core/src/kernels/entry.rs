@@ -1,0 +1,80 @@
+//! Entry points of one tier: the generic kernels instantiated under that tier's target features.
+
+macro_rules! entries {
+    ($tier:expr, $features:literal, $lanes:ty, $bytes:ty) => {
+        use super::tier::{Table, Tier};
+        use super::{bytes, dense, low_rank};
+
+        #[target_feature(enable = $features)]
+        unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
+            dense::dot::<$lanes>(a.as_ptr(), b.as_ptr(), a.len())
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn squared_l2(a: &[f32], b: &[f32]) -> f32 {
+            dense::squared_l2::<$lanes>(a.as_ptr(), b.as_ptr(), a.len())
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
+            dense::axpy::<$lanes>(alpha, x.as_ptr(), y.as_mut_ptr(), x.len());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn scale(alpha: f32, x: &mut [f32]) {
+            dense::scale::<$lanes>(alpha, x.as_mut_ptr(), x.len());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn all_finite(x: &[f32]) -> bool {
+            dense::all_finite::<$lanes>(x.as_ptr(), x.len())
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
+            dense::gemv::<$lanes>(rows.as_ptr(), d, q.as_ptr(), out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn gather_dot(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
+            dense::gather_dot::<$lanes>(rows.as_ptr(), d, index, q.as_ptr(), out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn weighted_sum_rows(rows: &[f32], d: usize, index: &[usize], w: &[f32], out: &mut [f32]) {
+            dense::weighted_sum_rows::<$lanes>(rows.as_ptr(), d, index, w, out.as_mut_ptr());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn low_rank_apply(x: &[f32], a: &[f32], b: &[f32], rank: usize, s: f32, out: &mut [f32]) {
+            low_rank::apply::<$lanes>(x, a.as_ptr(), b.as_ptr(), rank, s, out.as_mut_ptr());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
+            bytes::dot::<$bytes>(a.as_ptr(), b.as_ptr(), a.len())
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn gemv_i8(rows: &[i8], d: usize, q: &[i8], out: &mut [i32]) {
+            bytes::gemv::<$bytes>(rows.as_ptr(), d, q.as_ptr(), out);
+        }
+
+        pub(super) static TABLE: Table = Table {
+            tier: $tier,
+            dot,
+            squared_l2,
+            axpy,
+            scale,
+            all_finite,
+            gemv,
+            gather_dot,
+            weighted_sum_rows,
+            low_rank_apply,
+            dot_i8,
+            gemv_i8,
+        };
+    };
+}
+
+pub(super) use entries;

@@ -1,0 +1,53 @@
+//! What a vector register must offer so that each algorithm is written once.
+//!
+//! Contract of every function here and of every generic kernel built on it: the processor has the instructions of the
+//! implementing type, and pointers are valid for the lanes that are touched. All of it is `inline(always)`, so that it
+//! takes on the `target_feature` of the entry point that instantiates it.
+
+/// A register of `f32`.
+pub(super) trait Lanes: Copy {
+    /// Lanes per register.
+    const N: usize;
+    /// Four rows fit in registers at once, four sums each.
+    const WIDE: bool;
+
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    /// The first `n < N` lanes; the others are zero.
+    unsafe fn load_part(p: *const f32, n: usize) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// Stores the first `n < N` lanes only.
+    unsafe fn store_part(self, p: *mut f32, n: usize);
+    unsafe fn add(self, o: Self) -> Self;
+    unsafe fn sub(self, o: Self) -> Self;
+    unsafe fn mul(self, o: Self) -> Self;
+    /// `self * a + b`, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// No lane is NaN or infinite.
+    unsafe fn finite(self) -> bool;
+    /// Sum of the lanes by halving: the same tree as [`Lanes::sums4`].
+    unsafe fn sum(self) -> f32;
+    /// The four sums at once.
+    unsafe fn sums4(v: [Self; 4]) -> [f32; 4];
+    /// Splits `2 * N` floats `e0 o0 e1 o1 …` into `(e, o)`.
+    unsafe fn deinterleave(lo: Self, hi: Self) -> (Self, Self);
+}
+
+/// A register of signed bytes with a register of 32-bit sums.
+pub(super) trait Bytes: Copy {
+    /// Bytes per register.
+    const N: usize;
+    /// The 32-bit sums.
+    type Acc: Copy;
+
+    unsafe fn load(p: *const i8) -> Self;
+    /// The first `n < N` bytes; the others are zero.
+    unsafe fn load_part(p: *const i8, n: usize) -> Self;
+    unsafe fn zero() -> Self::Acc;
+    /// Adds the products of `row` and `q`, plus a bias that depends on `q` alone.
+    unsafe fn mac(acc: Self::Acc, row: Self, q: Self) -> Self::Acc;
+    /// Adds the bias of [`Bytes::mac`] alone.
+    unsafe fn bias(acc: Self::Acc, q: Self) -> Self::Acc;
+    unsafe fn sum(acc: Self::Acc) -> i32;
+    unsafe fn sums4(acc: [Self::Acc; 4]) -> [i32; 4];
+}
