@@ -1,1 +1,16 @@
-//! Durable state: event log, snapshots, embedded database.
+//! Durable state: event log, snapshots, embedded database, tensor files, preference data.
+//!
+//! What each part promises, and what a killed process or a power cut can lose, is written in
+//! `docs/explanation/durability.md`.
+
+pub mod atomic;
+pub mod event_log;
+pub mod reader;
+mod record;
+pub mod snapshot;
+mod writer;
+
+pub use event_log::{EventLog, Fsync};
+pub use reader::{EventLogReader, Replay};
+pub use record::MAX_PAYLOAD;
+pub use snapshot::SnapshotStore;
