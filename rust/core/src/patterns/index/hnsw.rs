@@ -1,0 +1,192 @@
+//! Hierarchical navigable small-world graph (Malkov & Yashunin 2018) with deletion and update in place.
+//!
+//! Changes are planned by reading (`plan_*`) and then applied, so that searches wait for the short second part only.
+
+use super::beam::{Candidate, Probe, Scratch, byte_query, with_scratch};
+use super::flat::{Hit, by_rank};
+use super::graph::{Edit, Graph, M, MAX_LEVEL, capacity};
+use super::rows::Rows;
+use crate::rng::{self, RngExt};
+
+/// Nodes kept while searching for the neighbours of a new node (the paper's efConstruction).
+const BUILD_WIDTH: usize = 100;
+
+/// Nodes kept while searching for `k` results (the paper's ef).
+pub(super) fn search_width(k: usize) -> usize {
+    (k + k / 2).max(SEARCH_WIDTH)
+}
+
+const SEARCH_WIDTH: usize = 48;
+
+/// Layer of the `draw`-th inserted node: geometric with ratio 1/M (Algorithm 1, line 4).
+pub(super) fn draw_level(seed: u64, draw: u64) -> usize {
+    let u: f64 = rng::stream(seed, draw).random();
+    // 1 − u lies in (0, 1].
+    let level = -(1.0 - u).ln() / (M as f64).ln();
+    (level as usize).min(MAX_LEVEL)
+}
+
+/// Algorithm 4: from candidates in rising distance, keep those that are nearer to the base than to anything kept.
+///
+/// Of several equal rows one is kept (the comparison is not strict), so a crowd of duplicates cannot use up all links
+/// and cut itself off from the rest.
+fn select(rows: &Rows, mut candidates: Vec<Candidate>, m: usize) -> Vec<u32> {
+    let mut kept = Vec::with_capacity(m);
+    let (mut nodes, mut distances) = (Vec::new(), Vec::new());
+    while kept.len() < m && !candidates.is_empty() {
+        let nearest = candidates.remove(0).node;
+        kept.push(nearest);
+        nodes.clear();
+        nodes.extend(candidates.iter().map(|c| c.node));
+        Probe::row(rows, nearest).distances(rows, &nodes, &mut distances);
+        let mut between = distances.iter();
+        candidates.retain(|c| between.next().is_some_and(|d| *d > c.distance));
+    }
+    kept
+}
+
+/// Links of `base` chosen among `nodes`.
+fn choose(rows: &Rows, base: u32, nodes: &[u32], m: usize) -> Vec<u32> {
+    let mut distances = Vec::new();
+    Probe::row(rows, base).distances(rows, nodes, &mut distances);
+    let mut candidates: Vec<Candidate> = nodes
+        .iter()
+        .zip(&distances)
+        .map(|(&v, &d)| Candidate::new(d, v))
+        .collect();
+    candidates.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.node.cmp(&b.node)));
+    select(rows, candidates, m)
+}
+
+/// Walks down to `level` and leaves the nearest node found in the pool.
+fn descend(graph: &Graph, rows: &Rows, probe: &Probe<'_>, entry: u32, level: usize, scratch: &mut Scratch) {
+    scratch.seed(rows, probe, entry);
+    for l in (level + 1..=graph.level(entry)).rev() {
+        scratch.restart(1);
+        scratch.search_layer(graph, rows, probe, l, 1);
+    }
+    scratch.restart(1);
+}
+
+/// Algorithm 1 for the row at `node`, which has no links yet: the lists to write on layers `0..=level`.
+pub(super) fn plan_insert(graph: &Graph, rows: &Rows, node: u32, level: usize) -> Vec<Edit> {
+    let Some(entry) = graph.entry else {
+        return Vec::new();
+    };
+    let probe = Probe::row(rows, node);
+    let mut edits = Vec::new();
+    with_scratch(|scratch| {
+        descend(graph, rows, &probe, entry, level, scratch);
+        for l in (0..=level.min(graph.level(entry))).rev() {
+            scratch.restart(BUILD_WIDTH);
+            scratch.search_layer(graph, rows, &probe, l, BUILD_WIDTH);
+            let links = select(rows, scratch.pool.clone(), M);
+            for &v in &links {
+                let mut theirs = graph.links(l, v).to_vec();
+                theirs.push(node);
+                if theirs.len() > capacity(l) {
+                    theirs = choose(rows, v, &theirs, capacity(l));
+                }
+                edits.push(Edit {
+                    level: l,
+                    node: v,
+                    links: theirs,
+                });
+            }
+            edits.push(Edit {
+                level: l,
+                node,
+                links,
+            });
+        }
+    });
+    edits
+}
+
+/// The lists to write so that nothing links to `node` or from it: whoever linked to it chooses again among its own
+/// links and those of the one that leaves.
+pub(super) fn plan_remove(graph: &Graph, rows: &Rows, node: u32) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for level in 0..=graph.level(node) {
+        let left = graph.links(level, node);
+        for u in graph.incoming(level, node) {
+            let own = graph.links(level, u);
+            let mut nodes: Vec<u32> = own.iter().copied().filter(|&v| v != node).collect();
+            nodes.extend(left.iter().copied().filter(|v| *v != u && !own.contains(v)));
+            edits.push(Edit {
+                level,
+                node: u,
+                links: choose(rows, u, &nodes, capacity(level)),
+            });
+        }
+        edits.push(Edit {
+            level,
+            node,
+            links: Vec::new(),
+        });
+    }
+    edits
+}
+
+/// Writes planned lists. A node left without any incoming link gets one from the neighbours it links to itself.
+pub(super) fn apply(graph: &mut Graph, edits: Vec<Edit>) {
+    let mut at_risk = Vec::new();
+    for Edit { level, node, links } in edits {
+        at_risk.extend(
+            graph
+                .links(level, node)
+                .iter()
+                .filter(|v| !links.contains(v))
+                .map(|&v| (level, v)),
+        );
+        at_risk.push((level, node));
+        graph.set_links(level, node, &links);
+    }
+    for (level, v) in at_risk {
+        if graph.is_orphan(level, v) {
+            adopt(graph, level, v);
+        }
+    }
+}
+
+/// A node without links of its own (one that leaves) has no parent to ask and stays alone.
+fn adopt(graph: &mut Graph, level: usize, orphan: u32) {
+    for parent in graph.links(level, orphan).to_vec() {
+        let mut links = graph.links(level, parent).to_vec();
+        if links.len() == capacity(level) {
+            // Selected links come nearest first: give up the last that someone else also reaches.
+            let Some(spare) = links.iter().rposition(|&z| graph.incoming(level, z).len() > 1) else {
+                continue;
+            };
+            links.remove(spare);
+        }
+        links.push(orphan);
+        graph.set_links(level, parent, &links);
+        return;
+    }
+}
+
+/// The best `k` rows found through the graph, for a prepared query.
+pub(super) fn search(graph: &Graph, rows: &Rows, query: &[f32], k: usize) -> Vec<Hit> {
+    let Some(entry) = graph.entry else {
+        return Vec::new();
+    };
+    let bytes = byte_query(rows, query);
+    let probe = Probe::query(query, bytes.as_ref());
+    let mut hits: Vec<Hit> = with_scratch(|scratch| {
+        descend(graph, rows, &probe, entry, 0, scratch);
+        scratch.search_layer(graph, rows, &probe, 0, search_width(k));
+        scratch
+            .pool
+            .iter()
+            .take(if bytes.is_some() { 2 * k + 16 } else { k + 8 })
+            .map(|c| Hit {
+                id: rows.ids[c.node as usize],
+                score: rows.score(query, c.node as usize),
+            })
+            .collect()
+    });
+    hits.sort_unstable_by(by_rank);
+    hits.truncate(k);
+    hits
+}

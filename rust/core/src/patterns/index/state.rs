@@ -1,0 +1,161 @@
+//! Rows and graph together: what a writer changes and a reader sees.
+
+use super::flat::{self, Hit};
+use super::graph::{Edit, Graph};
+use super::hnsw;
+use super::params::{Kind, Params, Precision};
+use super::rows::Rows;
+
+/// Rows from which `Kind::Auto` searches through a graph. Measured by `benches/python/bench_index.py --crossover` as the
+/// size from which one insert and one search together cost less through the graph than by scanning, at k = 10.
+const fn crossover(precision: Precision) -> usize {
+    match precision {
+        Precision::Float32 => 20_000,
+        Precision::Int8 => 50_000,
+    }
+}
+
+/// Old rows that one `add` links at least, when an automatic index has grown past the crossover.
+const CATCH_UP: usize = 64;
+
+/// Everything a search reads.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    pub rows: Rows,
+    /// Covers the first `graph.len()` rows; searched once it covers all.
+    pub graph: Option<Graph>,
+    /// Levels drawn so far.
+    pub draws: u64,
+}
+
+impl State {
+    pub fn new(params: Params) -> Self {
+        Self {
+            rows: Rows::new(params),
+            graph: (params.kind == Kind::Hnsw).then(Graph::default),
+            draws: 0,
+        }
+    }
+
+    /// Rows that the graph still has to take in.
+    pub fn pending(&self) -> usize {
+        self.graph.as_ref().map_or(0, |g| self.rows.len() - g.len())
+    }
+
+    /// The graph, if a search may use it.
+    pub fn complete_graph(&self) -> Option<&Graph> {
+        self.graph.as_ref().filter(|g| g.len() == self.rows.len())
+    }
+
+    /// Starts or drops the graph of an automatic index, by size.
+    pub fn choose_structure(&mut self) {
+        if self.rows.params.kind != Kind::Auto {
+            return;
+        }
+        let switch = crossover(self.rows.params.precision);
+        if self.graph.is_none() && self.rows.len() >= switch {
+            self.graph = Some(Graph::default());
+        } else if self.graph.is_some() && self.rows.len() < switch / 2 {
+            self.graph = None;
+        }
+    }
+
+    /// Rows to link in an `add` of `added` rows: those, and some of the backlog.
+    pub fn link_budget(&self, added: usize) -> usize {
+        self.pending().min(4 * added + CATCH_UP)
+    }
+
+    /// Plan for linking the next pending row: its level and the lists to write.
+    pub fn plan_link(&self) -> Option<(usize, Vec<Edit>)> {
+        let graph = self.graph.as_ref()?;
+        let node = graph.len() as u32;
+        let level = hnsw::draw_level(self.rows.params.seed, self.draws);
+        Some((level, hnsw::plan_insert(graph, &self.rows, node, level)))
+    }
+
+    pub fn apply_link(&mut self, level: usize, edits: Vec<Edit>) {
+        if let Some(graph) = &mut self.graph {
+            let node = graph.len() as u32;
+            graph.push(level);
+            hnsw::apply(graph, edits);
+            self.draws += 1;
+            if graph.entry.is_none_or(|e| graph.level(e) < level) {
+                graph.entry = Some(node);
+            }
+        }
+    }
+
+    /// Plan for taking the row at `position` out of the graph; empty if the graph does not hold it.
+    pub fn plan_unlink(&self, position: usize) -> Vec<Edit> {
+        match &self.graph {
+            Some(g) if position < g.len() => hnsw::plan_remove(g, &self.rows, position as u32),
+            _ => Vec::new(),
+        }
+    }
+
+    fn unlink(&mut self, position: usize, edits: Vec<Edit>) {
+        if let Some(graph) = self.graph.as_mut().filter(|g| position < g.len()) {
+            let node = position as u32;
+            if graph.entry == Some(node) {
+                graph.entry = graph.other_entry(node);
+            }
+            hnsw::apply(graph, edits);
+        }
+    }
+
+    /// Removes the row at `position`; the last row takes its place.
+    pub fn remove(&mut self, position: usize, edits: Vec<Edit>) {
+        self.unlink(position, edits);
+        self.rows.position.remove(&self.rows.ids[position]);
+        let mut hole = position;
+        if let Some(graph) = self.graph.as_mut().filter(|g| hole < g.len()) {
+            // The last linked row moves into the hole, so that the linked rows stay in front.
+            let last = graph.len() - 1;
+            graph.rename(last as u32, hole as u32);
+            graph.pop();
+            self.rows.move_row(last, hole);
+            hole = last;
+        }
+        self.rows.move_row(self.rows.len() - 1, hole);
+        self.rows.pop();
+        self.choose_structure();
+    }
+
+    /// Replaces the row at `position` and leaves it unlinked in the graph; `edits` come from [`Self::plan_unlink`].
+    pub fn overwrite(&mut self, position: usize, row: &[f32], edits: Vec<Edit>) {
+        self.unlink(position, edits);
+        self.rows.overwrite(position, row);
+    }
+
+    /// Plan for linking a row that was overwritten, on the layers it had.
+    pub fn plan_relink(&self, position: usize) -> Vec<Edit> {
+        match &self.graph {
+            Some(g) if position < g.len() => {
+                let node = position as u32;
+                hnsw::plan_insert(g, &self.rows, node, g.level(node))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn apply_relink(&mut self, position: usize, edits: Vec<Edit>) {
+        if let Some(graph) = self.graph.as_mut().filter(|g| position < g.len()) {
+            let node = position as u32;
+            hnsw::apply(graph, edits);
+            if graph.entry.is_none_or(|e| graph.level(e) < graph.level(node)) {
+                graph.entry = Some(node);
+            }
+        }
+    }
+
+    /// Best `k` rows for a prepared query, by the structure in use, and whether a tie forced a full rescoring.
+    pub fn search(&self, query: &[f32], k: usize) -> (Vec<Hit>, bool) {
+        match self.complete_graph() {
+            // Asking for a large share of the rows: reading all of them in order is cheaper, and exact.
+            Some(graph) if 8 * hnsw::search_width(k) < self.rows.len() => {
+                (hnsw::search(graph, &self.rows, query, k), false)
+            }
+            _ => flat::search(&self.rows, query, k, self.rows.params.precision),
+        }
+    }
+}
