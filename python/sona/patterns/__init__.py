@@ -5,6 +5,7 @@ from __future__ import annotations
 # kmeans
 
 # vector index
+from sona._core import VectorIndex as VectorIndex
 
 # bank, q-learning
 

@@ -2,7 +2,7 @@
 
 use super::flat::ByteQuery;
 use super::graph::Graph;
-use super::params::{Metric, Precision};
+use super::params::Metric;
 use super::rows::Rows;
 use crate::kernels;
 use std::cell::RefCell;
@@ -210,9 +210,4 @@ impl Scratch {
             at = first;
         }
     }
-}
-
-/// The precision that graph searches over these rows read.
-pub(super) fn byte_query(rows: &Rows, query: &[f32]) -> Option<ByteQuery> {
-    (rows.params.precision == Precision::Int8).then(|| ByteQuery::new(query))
 }

@@ -2,8 +2,8 @@
 //!
 //! Changes are planned by reading (`plan_*`) and then applied, so that searches wait for the short second part only.
 
-use super::beam::{Candidate, Probe, Scratch, byte_query, with_scratch};
-use super::flat::{Hit, by_rank};
+use super::beam::{Candidate, Probe, Scratch, with_scratch};
+use super::flat::{ByteQuery, Hit, by_rank, overfetch};
 use super::graph::{Edit, Graph, M, MAX_LEVEL, capacity};
 use super::rows::Rows;
 use crate::rng::{self, RngExt};
@@ -166,26 +166,21 @@ fn adopt(graph: &mut Graph, level: usize, orphan: u32) {
     }
 }
 
-/// The best `k` rows found through the graph, for a prepared query.
+/// The best `k` rows for a prepared query: found through the graph, or not linked yet.
 pub(super) fn search(graph: &Graph, rows: &Rows, query: &[f32], k: usize) -> Vec<Hit> {
     let Some(entry) = graph.entry else {
         return Vec::new();
     };
-    let bytes = byte_query(rows, query);
+    let bytes = rows.codes.is_some().then(|| ByteQuery::new(query));
     let probe = Probe::query(query, bytes.as_ref());
+    let fetch = if bytes.is_some() { overfetch(k) } else { k };
     let mut hits: Vec<Hit> = with_scratch(|scratch| {
         descend(graph, rows, &probe, entry, 0, scratch);
         scratch.search_layer(graph, rows, &probe, 0, search_width(k));
-        scratch
-            .pool
-            .iter()
-            .take(if bytes.is_some() { 2 * k + 16 } else { k + 8 })
-            .map(|c| Hit {
-                id: rows.ids[c.node as usize],
-                score: rows.score(query, c.node as usize),
-            })
-            .collect()
+        let found = scratch.pool.iter().take(fetch);
+        found.map(|c| rows.hit(query, c.node as usize)).collect()
     });
+    hits.extend((graph.len()..rows.len()).map(|p| rows.hit(query, p)));
     hits.sort_unstable_by(by_rank);
     hits.truncate(k);
     hits

@@ -91,7 +91,7 @@ impl VectorIndex {
     /// Structure that a search uses now: never [`Kind::Auto`].
     #[must_use]
     pub fn kind(&self) -> Kind {
-        if self.state.read().complete_graph().is_some() {
+        if self.state.read().usable_graph().is_some() {
             Kind::Hnsw
         } else {
             Kind::Flat
@@ -101,8 +101,7 @@ impl VectorIndex {
     /// Bytes held for vectors, codes, ids and links.
     #[must_use]
     pub fn nbytes(&self) -> usize {
-        let state = self.state.read();
-        state.rows.nbytes() + state.graph.as_ref().map_or(0, graph::Graph::nbytes)
+        self.state.read().nbytes()
     }
 
     /// Checks what [`add`](Self::add) would refuse, without changing anything.
@@ -201,7 +200,7 @@ impl VectorIndex {
         removed
     }
 
-    fn prepare_queries(&self, name: &'static str, queries: &[f32], k: usize) -> Result<Vec<f32>> {
+    fn prepare_queries(&self, name: &'static str, queries: &mut [f32], k: usize) -> Result<()> {
         let d = self.params.dim;
         if queries.len() % d != 0 {
             return Err(Error::Dimension {
@@ -221,24 +220,34 @@ impl VectorIndex {
                 got: format!("{k} for each of {count} queries"),
             });
         }
-        let mut prepared = queries.to_vec();
-        rows::prepare(name, &self.params, &mut prepared)?;
-        Ok(prepared)
+        rows::prepare(name, &self.params, queries)
+    }
+
+    /// Roughly how many products a search of `queries` takes: what a caller weighs against the price of a thread switch.
+    #[must_use]
+    pub fn work(&self, queries: usize) -> usize {
+        let state = self.state.read();
+        let per_query = if state.usable_graph().is_some() {
+            1_000
+        } else {
+            state.rows.len()
+        };
+        per_query * self.params.dim * queries
     }
 
     /// The best `k` for one query, best first, equal scores by id; fewer if fewer are stored.
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
         check_dim("query", self.params.dim, query.len())?;
-        Ok(self.search_batch(query, k)?.pop().unwrap_or_default())
+        Ok(self.search_batch(query.to_vec(), k)?.pop().unwrap_or_default())
     }
 
     /// The best `k` for each row-major query, all against the same state.
-    pub fn search_batch(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>> {
+    pub fn search_batch(&self, mut queries: Vec<f32>, k: usize) -> Result<Vec<Vec<Hit>>> {
         let d = self.params.dim;
-        let prepared = self.prepare_queries("query", queries, k)?;
+        self.prepare_queries("query", &mut queries, k)?;
         let state = self.state.read();
         let mut ties = 0;
-        let hits = prepared
+        let hits = queries
             .chunks_exact(d)
             .map(|q| {
                 let (hits, tie) = state.search(q, k);
@@ -248,19 +257,19 @@ impl VectorIndex {
             .collect();
         self.counters
             .queries
-            .fetch_add((prepared.len() / d) as u64, Relaxed);
+            .fetch_add((queries.len() / d) as u64, Relaxed);
         self.counters.tie_rescans.fetch_add(ties, Relaxed);
         Ok(hits)
     }
 
     /// Share of the true best `k` that a search returns, averaged over queries: a returned row counts if it scores at
     /// least as high as the exact `k`-th. 1 without queries or rows.
-    pub fn recall_at(&self, k: usize, queries: &[f32]) -> Result<f64> {
-        let prepared = self.prepare_queries("queries", queries, k)?;
+    pub fn recall_at(&self, k: usize, mut queries: Vec<f32>) -> Result<f64> {
+        self.prepare_queries("queries", &mut queries, k)?;
         let state = self.state.read();
         let (mut wanted, mut right) = (0usize, 0usize);
-        for q in prepared.chunks_exact(self.params.dim) {
-            let exact = flat::search(&state.rows, q, k, Precision::Float32).0;
+        for q in queries.chunks_exact(self.params.dim) {
+            let exact = flat::search(&state.rows, q, k, None).0;
             let Some(worst) = exact.last() else { continue };
             let hits = state.search(q, k).0;
             wanted += exact.len();
@@ -287,6 +296,7 @@ impl VectorIndex {
         });
         vec![
             ("count", state.rows.len().into()),
+            ("nbytes", state.nbytes().into()),
             ("graph_levels", levels.into()),
             ("graph_links", links.into()),
             ("graph_pending", state.pending().into()),

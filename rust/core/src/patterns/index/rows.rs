@@ -2,6 +2,7 @@
 //!
 //! Rows lie side by side without holes: removing one moves the last into its place, so a scan never meets a dead row.
 
+use super::flat::Hit;
 use super::params::{Metric, Params, Precision};
 use crate::error::{Error, Result, check_finite};
 use crate::kernels;
@@ -27,8 +28,6 @@ pub(super) struct Rows {
     pub position: HashMap<i64, u32>,
     pub data: Vec<f32>,
     pub codes: Option<Codes>,
-    /// Upper bound of the rows' norms.
-    longest: f32,
 }
 
 /// Largest code; −128 is not used, so that codes are symmetric.
@@ -108,7 +107,6 @@ impl Rows {
             position: HashMap::new(),
             data: Vec::new(),
             codes: (params.precision == Precision::Int8).then(Codes::default),
-            longest: 0.0,
         }
     }
 
@@ -150,13 +148,18 @@ impl Rows {
         &self.data[position * d..(position + 1) * d]
     }
 
-    /// Score of a prepared query against one row: the one definition that every search ends with, so that flat, int8,
+    /// Id and score of one row for a prepared query: the one definition that every search ends with, so that flat, int8,
     /// batched and graph searches return equal bits for equal pairs.
-    pub fn score(&self, query: &[f32], position: usize) -> f32 {
+    pub fn hit(&self, query: &[f32], position: usize) -> Hit {
         let row = self.row(position);
-        match self.params.metric {
+        let score = match self.params.metric {
             Metric::Cosine | Metric::Dot => kernels::dot(query, row),
             Metric::Euclidean => -kernels::squared_l2(query, row),
+        };
+        // Adding 0 turns −0 into +0.
+        Hit {
+            id: self.ids[position],
+            score: score + 0.0,
         }
     }
 
@@ -208,20 +211,8 @@ impl Rows {
         self.encode(position);
     }
 
-    /// Bound on the rounding difference between two ways of summing one score.
-    pub fn rounding(&self, query: &[f32]) -> f32 {
-        // Cauchy–Schwarz bounds the terms; the partial sums of a vector kernel are at most d/16 long.
-        let relative = (8 + self.params.dim / 16) as f32 * f32::EPSILON;
-        match self.params.metric {
-            Metric::Cosine | Metric::Dot => relative * squared_norm(query).sqrt() as f32 * self.longest,
-            // The scan calls the same kernel as the rescoring.
-            Metric::Euclidean => 0.0,
-        }
-    }
-
     fn encode(&mut self, position: usize) {
         let d = self.params.dim;
-        self.longest = self.longest.max(squared_norm(self.row(position)).sqrt() as f32);
         let Some(codes) = &mut self.codes else { return };
         let range = position * d..(position + 1) * d;
         let row = &self.data[range.clone()];

@@ -18,11 +18,14 @@ const fn crossover(precision: Precision) -> usize {
 /// Old rows that one `add` links at least, when an automatic index has grown past the crossover.
 const CATCH_UP: usize = 64;
 
+/// Rows not yet linked that a search through the graph scans beside it: those that an `add` at work has appended.
+const TAIL: usize = 256;
+
 /// Everything a search reads.
 #[derive(Debug, Clone)]
 pub(super) struct State {
     pub rows: Rows,
-    /// Covers the first `graph.len()` rows; searched once it covers all.
+    /// Covers the first `graph.len()` rows; searched once it covers nearly all.
     pub graph: Option<Graph>,
     /// Levels drawn so far.
     pub draws: u64,
@@ -37,14 +40,19 @@ impl State {
         }
     }
 
+    /// Bytes held on the heap.
+    pub fn nbytes(&self) -> usize {
+        self.rows.nbytes() + self.graph.as_ref().map_or(0, Graph::nbytes)
+    }
+
     /// Rows that the graph still has to take in.
     pub fn pending(&self) -> usize {
         self.graph.as_ref().map_or(0, |g| self.rows.len() - g.len())
     }
 
-    /// The graph, if a search may use it.
-    pub fn complete_graph(&self) -> Option<&Graph> {
-        self.graph.as_ref().filter(|g| g.len() == self.rows.len())
+    /// The graph, if it covers enough for a search: the rows behind it are scanned.
+    pub fn usable_graph(&self) -> Option<&Graph> {
+        self.graph.as_ref().filter(|_| self.pending() <= TAIL)
     }
 
     /// Starts or drops the graph of an automatic index, by size.
@@ -150,12 +158,12 @@ impl State {
 
     /// Best `k` rows for a prepared query, by the structure in use, and whether a tie forced a full rescoring.
     pub fn search(&self, query: &[f32], k: usize) -> (Vec<Hit>, bool) {
-        match self.complete_graph() {
+        match self.usable_graph() {
             // Asking for a large share of the rows: reading all of them in order is cheaper, and exact.
             Some(graph) if 8 * hnsw::search_width(k) < self.rows.len() => {
                 (hnsw::search(graph, &self.rows, query, k), false)
             }
-            _ => flat::search(&self.rows, query, k, self.rows.params.precision),
+            _ => flat::search(&self.rows, query, k, self.rows.codes.as_ref()),
         }
     }
 }
