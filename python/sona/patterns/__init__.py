@@ -10,3 +10,4 @@ from sona._core import VectorIndex as VectorIndex
 # bank, q-learning
 
 # case memory, item gate
+from sona._core import CaseMemory, ItemGate

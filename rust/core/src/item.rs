@@ -20,6 +20,18 @@ pub enum ItemId {
     Opaque(u64),
 }
 
+impl ItemId {
+    /// True if the id, or a part of it, lives only in this process.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        match self {
+            Self::Opaque(_) => true,
+            Self::Tuple(parts) => parts.iter().any(Self::is_opaque),
+            _ => false,
+        }
+    }
+}
+
 impl From<i64> for ItemId {
     fn from(v: i64) -> Self {
         Self::Int(v)

@@ -3,6 +3,7 @@
 mod arrays;
 mod engine;
 mod errors;
+mod items;
 mod kernels;
 mod lora;
 mod patterns;

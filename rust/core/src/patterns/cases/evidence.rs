@@ -1,0 +1,95 @@
+//! The evidence term: items that never had a chance keep it, through a learned handicap (β, λ).
+
+use super::candidates::{Candidates, Scored};
+use super::probe::Probe;
+use super::running::{Running, dcg};
+use crate::item::ItemId;
+
+const BETAS: [f64; 7] = [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3];
+const LAMBDAS: [f64; 3] = [0.0, 0.5, 1.0];
+/// Number of arms.
+pub(super) const ARMS: usize = BETAS.len() * LAMBDAS.len();
+
+/// (β, λ) of an arm; β outermost, arm 0 is (0, 0).
+pub(super) fn arm(i: usize) -> (f64, f64) {
+    (BETAS[i / LAMBDAS.len()], LAMBDAS[i % LAMBDAS.len()])
+}
+
+/// s'(d) = s(d) + e(d)·[β + λ·(q − q̄)·d] for each arm, ready to be ranked.
+pub(super) struct Handicap {
+    scores: Vec<f32>,
+    /// e(d).
+    open: Vec<f32>,
+    /// e(d)·(q − q̄)·d.
+    novel: Vec<f32>,
+}
+
+impl Handicap {
+    /// From un-offset scores; `is_open(d)` is e(d) = 1.
+    pub(super) fn new(
+        probe: &Probe,
+        candidates: &Candidates<'_>,
+        scored: &Scored,
+        is_open: impl Fn(&ItemId) -> bool,
+    ) -> Self {
+        let open: Vec<f32> = candidates.ids().iter().map(|id| f32::from(u8::from(is_open(id)))).collect();
+        let mut novel = vec![0.0; open.len()];
+        if !probe.is_empty() && open.contains(&1.0) {
+            candidates.add_dots(&probe.novelty(), &mut novel);
+        }
+        for (n, e) in novel.iter_mut().zip(&open) {
+            *n *= e;
+        }
+        Self { scores: scored.scores.clone(), open, novel }
+    }
+
+    /// Keeps only the positions where `keep` holds.
+    pub(super) fn retain(&mut self, keep: &[bool]) {
+        for column in [&mut self.scores, &mut self.open, &mut self.novel] {
+            let mut k = keep.iter();
+            column.retain(|_| k.next().copied().unwrap_or(false));
+        }
+    }
+
+    fn score(&self, i: usize, (beta, lambda): (f64, f64)) -> f32 {
+        let (beta, lambda) = (beta as f32, lambda as f32);
+        self.scores[i] + (beta * self.open[i] + lambda * self.novel[i])
+    }
+
+    /// All scores of one arm.
+    pub(super) fn apply(&self, arm: (f64, f64), out: &mut Vec<f32>) {
+        out.clear();
+        out.extend((0..self.scores.len()).map(|i| self.score(i, arm)));
+    }
+
+    /// DCG of `wanted` per arm, less that of arm 0.
+    pub(super) fn gains(&self, wanted: &[usize]) -> [f64; ARMS] {
+        let mut gains: [f64; ARMS] =
+            std::array::from_fn(|a| dcg(self.scores.len(), |i| self.score(i, arm(a)), wanted));
+        let plain = gains[0];
+        for g in &mut gains {
+            *g -= plain;
+        }
+        gains
+    }
+}
+
+/// The arm of largest D among those with D > z·SE, the first on ties; else arm 0.
+pub(super) fn choose(as_is: &Running, removed: &Running, nu: f64, z: f64) -> usize {
+    let mut best = (0, 0.0);
+    for a in 0..ARMS {
+        let (d, se) = merit(as_is, removed, nu, a);
+        if d > z * se && d > best.1 {
+            best = (a, d);
+        }
+    }
+    best.0
+}
+
+/// D and its standard error for an arm.
+pub(super) fn merit(as_is: &Running, removed: &Running, nu: f64, arm: usize) -> (f64, f64) {
+    let d = (1.0 - nu) * as_is.mean(arm) + nu * removed.mean(arm);
+    let variance =
+        (1.0 - nu).powi(2) * as_is.variance_of_mean(arm) + nu.powi(2) * removed.variance_of_mean(arm);
+    (d, variance.sqrt())
+}

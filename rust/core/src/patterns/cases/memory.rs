@@ -1,0 +1,302 @@
+//! Cases in copy-on-write segments: a clone is a snapshot.
+
+use super::candidates::{Candidates, Scored};
+use super::gradient::listwise;
+use super::params::CaseParams;
+use super::probe::Probe;
+use super::search::Segments;
+use super::segment::{Case, CaseId, Meta, SEGMENT, Segment};
+use crate::error::{Error, Result, check_dim, check_finite};
+use crate::item::ItemId;
+use crate::kernels;
+use crate::metrics::Metrics;
+use rustc_hash::FxHashSet;
+use std::sync::Arc;
+
+/// Greatest weight of one feedback.
+pub(super) const MAX_WEIGHT: f32 = 100.0;
+
+/// Remembered cases and the rule that ranks by them. Cloning costs O(1) and gives an independent memory that shares all
+/// cases; writing copies one segment's byte codes at most.
+#[derive(Debug, Clone)]
+pub struct CaseMemory {
+    pub(super) dim: usize,
+    pub(super) params: CaseParams,
+    pub(super) seed: u64,
+    pub(super) segments: Segments,
+    pub(super) len: usize,
+    pub(super) nbytes: usize,
+    pub(super) next_id: CaseId,
+    pub(super) removed: u64,
+    pub(super) evicted: u64,
+}
+
+/// One feedback to remember.
+#[derive(Debug, Clone)]
+pub struct NewCase<'a> {
+    /// Items that the feedback is about; duplicates count once.
+    pub chosen: &'a [ItemId],
+    /// What was ranked: the shown items and strong competitors.
+    pub candidates: &'a Candidates<'a>,
+    /// Ungated scores of the candidates; `None`: the memory's own.
+    pub scores: Option<&'a [f32]>,
+    /// Strength; negative pushes the chosen items away. 0 < |weight| ≤ 100.
+    pub weight: f32,
+    /// Where the feedback came from.
+    pub source: Arc<str>,
+    /// Whose feedback it is.
+    pub user: Arc<str>,
+    /// Seconds since the epoch.
+    pub at: f64,
+}
+
+impl CaseMemory {
+    /// An empty memory for vectors of length `dim`. The rule makes no random choice; `seed` is kept with the state.
+    pub fn new(dim: usize, params: CaseParams, seed: u64) -> Result<Self> {
+        if dim == 0 {
+            return Err(Error::config("dim", "at least 1", 0));
+        }
+        params.check()?;
+        Ok(Self {
+            dim,
+            params,
+            seed,
+            segments: Segments::new(),
+            len: 0,
+            nbytes: 0,
+            next_id: 0,
+            removed: 0,
+            evicted: 0,
+        })
+    }
+
+    /// Length of every vector.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn params(&self) -> &CaseParams {
+        &self.params
+    }
+
+    /// The seed that it was made with.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Number of cases.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True without cases.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of all cases.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        self.nbytes
+    }
+
+    /// Finds the nearest cases of `q` (any norm). O(cases·d) over byte codes, O(neighbors·d) in float32.
+    pub fn probe(&self, q: &[f32]) -> Result<Probe> {
+        check_dim("q", self.dim, q.len())?;
+        check_finite("q", q)?;
+        Ok(Probe::new(self.params, &self.segments, self.len, q))
+    }
+
+    /// r(d) of one item.
+    #[must_use]
+    pub fn recall_of(&self, probe: &Probe, item: &ItemId) -> f32 {
+        probe.credit().of(item, f64::from(self.params.shrinkage))
+    }
+
+    /// r(d) of each item.
+    #[must_use]
+    pub fn recall(&self, probe: &Probe, items: &[&ItemId]) -> Vec<f32> {
+        let credit = probe.credit();
+        items.iter().map(|i| credit.of(i, f64::from(self.params.shrinkage))).collect()
+    }
+
+    /// s(d) of each candidate with its parts, into `out`. `base` `None`: the cosine.
+    pub fn score(
+        &self,
+        probe: &Probe,
+        candidates: &Candidates<'_>,
+        base: Option<&[f32]>,
+        out: &mut Scored,
+    ) -> Result<()> {
+        let n = candidates.len();
+        out.base.clear();
+        match base {
+            Some(base) => {
+                if base.len() != n {
+                    return Err(Error::shape("base", format!("({n},)"), format!("({},)", base.len())));
+                }
+                check_finite("base", base)?;
+                out.base.extend_from_slice(base);
+            }
+            None => {
+                out.base.resize(n, 0.0);
+                candidates.add_dots(probe.query(), &mut out.base);
+            }
+        }
+        out.scores.clear();
+        out.scores.extend_from_slice(&out.base);
+        out.recall.clear();
+        if probe.is_empty() {
+            out.recall.resize(n, 0.0);
+            return Ok(());
+        }
+        candidates.add_dots(probe.delta(), &mut out.scores);
+        let credit = probe.credit();
+        for (score, id) in out.scores.iter_mut().zip(candidates.ids()) {
+            let r = credit.of(id, f64::from(self.params.shrinkage));
+            out.recall.push(r);
+            *score += self.params.recall_weight * r;
+        }
+        Ok(())
+    }
+
+    /// Remembers one feedback. `probe` is of the same request, normally of this very memory.
+    pub fn learn(&mut self, probe: &Probe, case: &NewCase<'_>) -> Result<CaseId> {
+        check_dim("q", self.dim, probe.query().len())?;
+        if !(case.weight.is_finite() && case.weight != 0.0 && case.weight.abs() <= MAX_WEIGHT) {
+            return Err(Error::value("weight", format!("0 < |weight| <= {MAX_WEIGHT}"), case.weight));
+        }
+        if kernels::norm(probe.query()) == 0.0 {
+            return Err(Error::value("q", "a vector with a direction", "a zero vector"));
+        }
+        let mut own = Scored::default();
+        let scores = match case.scores {
+            Some(s) => {
+                if s.len() != case.candidates.len() {
+                    let want = format!("({},)", case.candidates.len());
+                    return Err(Error::shape("scores", want, format!("({},)", s.len())));
+                }
+                check_finite("scores", s)?;
+                s
+            }
+            None => {
+                self.score(probe, case.candidates, None, &mut own)?;
+                &own.scores
+            }
+        };
+        let mut vectors = Vec::with_capacity(2 * self.dim);
+        vectors.extend_from_slice(probe.query());
+        vectors.resize(2 * self.dim, 0.0);
+        let g = &mut vectors[self.dim..];
+        listwise(case.chosen, case.candidates, scores, self.params.temperature, case.weight, g)?;
+        let mut items: Vec<ItemId> = Vec::with_capacity(case.chosen.len());
+        for item in case.chosen {
+            if !items.contains(item) {
+                items.push(item.clone());
+            }
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let meta =
+            Meta { items: items.into(), source: case.source.clone(), user: case.user.clone(), at: case.at };
+        self.append(Case { id, vectors: vectors.into(), weight: case.weight, meta: Arc::new(meta) });
+        self.fit_budget();
+        Ok(id)
+    }
+
+    pub(super) fn append(&mut self, case: Case) {
+        self.len += 1;
+        self.nbytes += case.nbytes();
+        let dim = self.dim;
+        match self.segments.back_mut() {
+            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, dim),
+            _ => {
+                let mut fresh = Segment::default();
+                fresh.push(case, dim);
+                self.segments.push_back(Arc::new(fresh));
+            }
+        }
+    }
+
+    /// Forgets cases; afterwards the memory scores as one that never had them. Unknown ids are ignored. O(cases) over ids.
+    pub fn remove(&mut self, ids: &[CaseId]) -> usize {
+        let gone: FxHashSet<CaseId> = ids.iter().copied().collect();
+        let n = self.drop_cases(|c| gone.contains(&c.id));
+        self.removed += n as u64;
+        n
+    }
+
+    fn drop_cases(&mut self, gone: impl Fn(&Case) -> bool) -> usize {
+        let before = self.len;
+        let mut kept = Segments::new();
+        for segment in &self.segments {
+            let out: Vec<&Case> = segment.cases.iter().filter(|c| gone(c)).collect();
+            let segment = if out.is_empty() {
+                segment.clone()
+            } else {
+                self.len -= out.len();
+                self.nbytes -= out.iter().map(|c| c.nbytes()).sum::<usize>();
+                Arc::new(segment.filtered(|slot| !gone(&segment.cases[slot])))
+            };
+            match kept.back_mut() {
+                // Small neighbours are joined, so that many removals leave no trail of nearly empty segments.
+                Some(last) if last.len() + segment.len() <= SEGMENT => *last = Arc::new(last.joined(&segment)),
+                _ if segment.len() == 0 => {}
+                _ => kept.push_back(segment),
+            }
+        }
+        self.segments = kept;
+        before - self.len
+    }
+
+    /// Ids of the cases of `user` and of `source` (both where both are given, all where none is), ascending. O(cases).
+    #[must_use]
+    pub fn cases_of(&self, user: Option<&str>, source: Option<&str>) -> Vec<CaseId> {
+        let is = |want: Option<&str>, have: &str| want.is_none_or(|w| w == have);
+        self.segments
+            .iter()
+            .flat_map(|s| &s.cases)
+            .filter(|c| is(user, &c.meta.user) && is(source, &c.meta.source))
+            .map(|c| c.id)
+            .collect()
+    }
+
+    /// Evicts the oldest cases until the budget holds; the newest stays.
+    fn fit_budget(&mut self) {
+        let Some(max) = self.params.max_bytes else { return };
+        while self.nbytes > max && self.len > 1 {
+            let Some(front) = self.segments.pop_front() else { return };
+            self.nbytes -= front.cases[0].nbytes();
+            self.len -= 1;
+            self.evicted += 1;
+            if front.len() > 1 {
+                self.segments.push_front(Arc::new(front.filtered(|slot| slot != 0)));
+            }
+        }
+    }
+
+    /// An item whose id lives only in this process, if there is one: such a memory cannot be written.
+    #[must_use]
+    pub fn unwritable_id(&self) -> Option<&ItemId> {
+        self.segments.iter().flat_map(|s| &s.cases).flat_map(|c| c.meta.items.iter()).find(|id| id.is_opaque())
+    }
+
+    /// Counters and sizes.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        vec![
+            ("cases", self.len.into()),
+            ("learned", self.next_id.into()),
+            ("removed", self.removed.into()),
+            ("evicted", self.evicted.into()),
+            ("segments", self.segments.len().into()),
+            ("nbytes", self.nbytes.into()),
+        ]
+    }
+}

@@ -1,0 +1,36 @@
+//! The flagship's rule: a kernel adapter and normalised recall over remembered cases, and the gate of items without feedback.
+//!
+//! A case k is (q_k, C_k, g_k, m_k): the request, the items that were chosen, a listwise gradient and a weight. All vectors
+//! have unit length. For a request q and its nearest cases:
+//!
+//! ```text
+//! a_k = exp((q·q_k − 1)/h_a)     u = q + η Σ a_k g_k                                  û = u/|u|    (adapt)
+//! b_k = exp((q·q_k − 1)/h_r)     r(d) = Σ_{k: d ∈ C_k} m_k b_k / (Σ_k m_k b_k + κ)                 (recall)
+//! s(d) = base(d) + (û − q)·d + w·r(d)                               base(d) = q·d unless given    (rank)
+//! ```
+//!
+//! It is functional gradient descent of the ranking loss in a kernel space: exactly the identity without cases,
+//! self-limiting as the error goes to zero, and it reaches items that were never chosen through their vectors.
+
+mod candidates;
+mod credit;
+mod evidence;
+mod gate;
+mod gradient;
+mod memory;
+mod multiplier;
+mod params;
+mod probe;
+mod running;
+mod search;
+mod segment;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use candidates::{Candidates, Scored};
+pub use gate::{GateMode, GateParams, ItemGate};
+pub use memory::{CaseMemory, NewCase};
+pub use params::CaseParams;
+pub use probe::Probe;
+pub use segment::CaseId;

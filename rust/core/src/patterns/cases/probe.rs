@@ -1,0 +1,193 @@
+//! What a memory has to say about one request: one neighbour search that everything else reads.
+
+use super::credit::Credit;
+use super::params::CaseParams;
+use super::search::{Segments, nearest};
+use super::segment::{CaseId, SEGMENT, Segment};
+use crate::item::ItemId;
+use crate::kernels;
+use std::sync::OnceLock;
+
+/// Kernel width of the mean of similar requests that the evidence term subtracts.
+const MEAN_WIDTH: f32 = 0.1;
+
+/// A neighbour with its kernel weights.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Neighbor {
+    pub position: u32,
+    pub cosine: f32,
+    /// Adapter weight a_k.
+    pub a: f32,
+    /// Signed recall weight m_k·b_k.
+    pub b: f64,
+}
+
+/// The nearest cases of a request and what follows from them. It pins the cases that it saw: later changes of the memory
+/// do not reach it.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    pub(super) params: CaseParams,
+    segments: Segments,
+    pub(super) near: Vec<Neighbor>,
+    unit: Vec<f32>,
+    /// Σ a_k g_k.
+    pull: Vec<f32>,
+    adapted: Vec<f32>,
+    /// û − q, both of unit length.
+    delta: Vec<f32>,
+    mean: OnceLock<Mean>,
+}
+
+/// Σ c_k q_k and Σ c_k at [`MEAN_WIDTH`].
+#[derive(Debug, Clone)]
+struct Mean {
+    sum: Vec<f32>,
+    mass: f32,
+}
+
+impl Probe {
+    pub(super) fn new(params: CaseParams, segments: &Segments, len: usize, q: &[f32]) -> Self {
+        let mut unit = q.to_vec();
+        let has_direction = kernels::normalize(&mut unit) > 0.0;
+        let hits = if has_direction { nearest(segments, len, &unit, params.neighbors) } else { Vec::new() };
+        let mut probe = Self {
+            params,
+            segments: segments.clone(),
+            near: Vec::with_capacity(hits.len()),
+            pull: vec![0.0; if hits.is_empty() { 0 } else { q.len() }],
+            adapted: q.to_vec(),
+            delta: Vec::new(),
+            unit,
+            mean: OnceLock::new(),
+        };
+        for hit in hits {
+            let a = ((hit.cosine - 1.0) / params.adapt_width).exp();
+            let b = (f64::from(hit.cosine - 1.0) / f64::from(params.recall_width)).exp();
+            let (segment, slot) = locate(&probe.segments, hit.position);
+            let b = b * f64::from(segment.cases[slot].weight);
+            kernels::axpy(a, segment.gradient(slot), &mut probe.pull);
+            probe.near.push(Neighbor { position: hit.position, cosine: hit.cosine, a, b });
+        }
+        if !probe.near.is_empty() {
+            probe.turn();
+        }
+        probe
+    }
+
+    /// û = (q + η·pull)/|…|, and q itself where that has no direction.
+    fn turn(&mut self) {
+        let mut u = self.unit.clone();
+        kernels::axpy(self.params.eta, &self.pull, &mut u);
+        let norm = kernels::normalize(&mut u);
+        if !(norm > 0.0 && norm.is_finite()) {
+            u.copy_from_slice(&self.unit);
+        }
+        self.delta = u.iter().zip(&self.unit).map(|(u, q)| u - q).collect();
+        self.adapted = u;
+    }
+
+    /// The request with unit length (zero for a zero request).
+    #[must_use]
+    pub fn query(&self) -> &[f32] {
+        &self.unit
+    }
+
+    /// û; without cases the request as it came, bit for bit.
+    #[must_use]
+    pub fn adapted(&self) -> &[f32] {
+        &self.adapted
+    }
+
+    /// û − q, empty without cases.
+    #[must_use]
+    pub fn delta(&self) -> &[f32] {
+        &self.delta
+    }
+
+    /// True if no case speaks to the request.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.near.is_empty()
+    }
+
+    /// Number of cases that speak to the request.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.near.len()
+    }
+
+    /// Cosine of the nearest case.
+    #[must_use]
+    pub fn nearest(&self) -> Option<f32> {
+        self.near.first().map(|n| n.cosine)
+    }
+
+    /// Ids and cosines of the neighbours, best first, ties to the older case.
+    pub fn neighbors(&self) -> impl Iterator<Item = (CaseId, f32)> + '_ {
+        self.near.iter().map(|n| {
+            let (segment, slot) = locate(&self.segments, n.position);
+            (segment.cases[slot].id, n.cosine)
+        })
+    }
+
+    /// Items of the neighbours with their signed recall weight.
+    pub(super) fn credit(&self) -> Credit<'_> {
+        Credit::new(self.near.iter().map(|n| {
+            let (segment, slot) = locate(&self.segments, n.position);
+            (&*segment.cases[slot].meta.items, n.b)
+        }))
+    }
+
+    /// q − q̄ with q̄ the kernel mean of the neighbours' requests; zeros without cases.
+    #[must_use]
+    pub fn novelty(&self) -> Vec<f32> {
+        if self.near.is_empty() {
+            return vec![0.0; self.unit.len()];
+        }
+        let mean = self.mean.get_or_init(|| self.sum_queries());
+        self.unit.iter().zip(&mean.sum).map(|(q, s)| q - s / mean.mass).collect()
+    }
+
+    /// Weights are relative to the nearest case, so that the mass is at least 1.
+    fn sum_queries(&self) -> Mean {
+        let best = self.nearest().unwrap_or(0.0);
+        let mut mean = Mean { sum: vec![0.0; self.unit.len()], mass: 0.0 };
+        for n in &self.near {
+            let c = ((n.cosine - best) / MEAN_WIDTH).exp();
+            let (segment, slot) = locate(&self.segments, n.position);
+            kernels::axpy(c, segment.query(slot), &mut mean.sum);
+            mean.mass += c;
+        }
+        mean
+    }
+
+    /// The same request as if the cases about any of `items` were not among the neighbours; no others move up.
+    #[must_use]
+    pub fn without(&self, items: &[&ItemId]) -> Self {
+        let mut out = self.clone();
+        out.near.retain(|n| {
+            let (segment, slot) = locate(&self.segments, n.position);
+            let gone = segment.cases[slot].meta.items.iter().any(|i| items.contains(&i));
+            if gone {
+                kernels::axpy(-n.a, segment.gradient(slot), &mut out.pull);
+            }
+            !gone
+        });
+        if out.near.len() == self.near.len() {
+            return out;
+        }
+        out.mean = OnceLock::new();
+        if out.near.is_empty() {
+            out.adapted.clone_from(&self.unit);
+            out.delta.clear();
+        } else {
+            out.turn();
+        }
+        out
+    }
+}
+
+fn locate(segments: &Segments, position: u32) -> (&Segment, usize) {
+    // Positions come from a scan of these very segments.
+    (&segments[position as usize / SEGMENT], position as usize % SEGMENT)
+}

@@ -1,0 +1,135 @@
+//! Up to 64 cases in the order of their ids, shared between snapshots until one of them changes.
+
+use crate::item::ItemId;
+use crate::kernels;
+use std::mem::size_of;
+use std::sync::Arc;
+
+/// Identifier of a case: ascending, never used twice by one memory.
+pub type CaseId = u64;
+
+/// Cases per segment: the unit of copy-on-write.
+pub(super) const SEGMENT: usize = 64;
+
+/// What is known of a case besides its vectors.
+#[derive(Debug)]
+pub(super) struct Meta {
+    /// Items that the feedback is about, each once.
+    pub items: Box<[ItemId]>,
+    /// Where the feedback came from.
+    pub source: Arc<str>,
+    /// Whose feedback it is.
+    pub user: Arc<str>,
+    /// Seconds since the epoch.
+    pub at: f64,
+}
+
+/// One case. Cloning shares its vectors.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    pub id: CaseId,
+    /// The request (unit length), then the gradient: 2d floats.
+    pub vectors: Arc<[f32]>,
+    /// Signed weight m; only its positive part earns recall.
+    pub weight: f32,
+    pub meta: Arc<Meta>,
+}
+
+impl Case {
+    /// Bytes this case holds, with its byte codes and its share of the segment.
+    pub(super) fn nbytes(&self) -> usize {
+        let fixed = size_of::<Self>() + size_of::<Meta>() + 3 * 16 + size_of::<f32>();
+        let items: usize = self.meta.items.iter().map(id_bytes).sum();
+        fixed + self.vectors.len() * 4 + self.vectors.len() / 2 + items + self.meta.source.len() + self.meta.user.len()
+    }
+}
+
+fn id_bytes(id: &ItemId) -> usize {
+    size_of::<ItemId>()
+        + match id {
+            ItemId::Int(_) | ItemId::Opaque(_) => 0,
+            ItemId::Str(s) => s.len() + 16,
+            ItemId::Bytes(b) => b.len() + 16,
+            ItemId::Tuple(t) => t.iter().map(id_bytes).sum::<usize>() + 16,
+        }
+}
+
+/// A run of cases. Byte codes lie side by side for the scan; vectors are shared one by one, so that copying a segment to
+/// append to it moves its codes and no floats.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Segment {
+    pub cases: Vec<Case>,
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+}
+
+impl Segment {
+    pub(super) fn len(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Appends a case whose request has length `dim`.
+    pub(super) fn push(&mut self, case: Case, dim: usize) {
+        debug_assert_eq!(case.vectors.len(), 2 * dim);
+        let scale = quantise(&case.vectors[..dim], &mut self.codes);
+        self.scales.push(scale);
+        self.cases.push(case);
+    }
+
+    /// Appends the case in `slot` of another segment with its codes.
+    fn adopt(&mut self, from: &Self, slot: usize) {
+        let d = from.codes.len() / from.len();
+        self.codes.extend_from_slice(&from.codes[slot * d..(slot + 1) * d]);
+        self.scales.push(from.scales[slot]);
+        self.cases.push(from.cases[slot].clone());
+    }
+
+    /// The cases for which `keep` holds.
+    pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let mut out = Self::default();
+        for slot in (0..self.len()).filter(|&s| keep(s)) {
+            out.adopt(self, slot);
+        }
+        out
+    }
+
+    /// Both in order.
+    pub(super) fn joined(&self, next: &Self) -> Self {
+        let mut out = self.clone();
+        for slot in 0..next.len() {
+            out.adopt(next, slot);
+        }
+        out
+    }
+
+    /// The request of the case in `slot`.
+    pub(super) fn query(&self, slot: usize) -> &[f32] {
+        let v = &self.cases[slot].vectors;
+        &v[..v.len() / 2]
+    }
+
+    /// The gradient of the case in `slot`.
+    pub(super) fn gradient(&self, slot: usize) -> &[f32] {
+        let v = &self.cases[slot].vectors;
+        &v[v.len() / 2..]
+    }
+
+    /// Approximate cosines with a request given in byte codes, up to the request's own scale.
+    pub(super) fn approximate(&self, codes: &[i8], out: &mut [f32]) {
+        let mut sums = [0i32; SEGMENT];
+        let n = self.len();
+        kernels::gemv_i8(&self.codes, codes.len(), codes, &mut sums[..n]);
+        for ((o, s), scale) in out.iter_mut().zip(&sums[..n]).zip(&self.scales) {
+            *o = *s as f32 * scale;
+        }
+    }
+}
+
+/// Appends symmetric byte codes of `x` (−127..=127) and returns their step.
+pub(super) fn quantise(x: &[f32], codes: &mut Vec<i8>) -> f32 {
+    let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let step = max / 127.0;
+    let inv = if step > 0.0 { 1.0 / step } else { 0.0 };
+    codes.extend(x.iter().map(|v| (v * inv).round_ties_even() as i8));
+    step
+}
