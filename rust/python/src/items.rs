@@ -79,7 +79,9 @@ pub(crate) fn item_ids(name: &str, x: &Bound<'_, PyAny>, purpose: Use) -> PyResu
     }
     if x.is_instance_of::<PyString>() || x.is_instance_of::<PyBytes>() {
         let got = x.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("{name}: expected a sequence of item ids, got {got}")));
+        return Err(PyTypeError::new_err(format!(
+            "{name}: expected a sequence of item ids, got {got}"
+        )));
     }
     x.try_iter()?.map(|e| item_id(&e?, purpose)).collect()
 }

@@ -32,7 +32,11 @@ impl Items {
         let ids = item_ids(id_name, ids, purpose)?;
         let (data, n, _) = matrix(vector_name, vectors, Some(dim))?;
         if n != ids.len() {
-            return Err(to_py(Error::shape(vector_name, format!("({}, {dim})", ids.len()), format!("({n}, {dim})"))));
+            return Err(to_py(Error::shape(
+                vector_name,
+                format!("({}, {dim})", ids.len()),
+                format!("({n}, {dim})"),
+            )));
         }
         Ok(Self { ids, data, dim })
     }
@@ -50,7 +54,11 @@ fn optional(name: &'static str, x: Option<&Bound<'_, PyAny>>, n: usize) -> PyRes
     if v.len() == n {
         Ok(Some(v))
     } else {
-        Err(to_py(Error::shape(name, format!("({n},)"), format!("({},)", v.len()))))
+        Err(to_py(Error::shape(
+            name,
+            format!("({n},)"),
+            format!("({},)", v.len()),
+        )))
     }
 }
 
@@ -62,7 +70,10 @@ pub(crate) struct CaseMemory {
 
 impl CaseMemory {
     fn holding(memory: core::CaseMemory) -> Self {
-        Self { state: ArcSwap::from_pointee(memory), writer: Mutex::new(()) }
+        Self {
+            state: ArcSwap::from_pointee(memory),
+            writer: Mutex::new(()),
+        }
     }
 
     /// Changes a private copy, then publishes it whole.
@@ -170,8 +181,14 @@ impl CaseMemory {
         let dim = self.state.load().dim();
         let q = vector("q", q, Some(dim))?;
         let clicked = item_ids("clicked_ids", clicked_ids, Use::Learn)?;
-        let items =
-            Items::extract("candidate_ids", candidate_ids, "candidate_vectors", candidate_vectors, dim, Use::Learn)?;
+        let items = Items::extract(
+            "candidate_ids",
+            candidate_ids,
+            "candidate_vectors",
+            candidate_vectors,
+            dim,
+            Use::Learn,
+        )?;
         let scores = optional("scores", scores, items.ids.len())?;
         let (source, user) = (Arc::from(source), Arc::from(user));
         detached(py, || {
@@ -208,7 +225,13 @@ impl CaseMemory {
         source: Option<&str>,
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
         let memory = self.state.load_full();
-        let ids = detached(py, || Ok(memory.cases_of(user, source).into_iter().map(|i| i as i64).collect()))?;
+        let ids = detached(py, || {
+            Ok(memory
+                .cases_of(user, source)
+                .into_iter()
+                .map(|i| i as i64)
+                .collect())
+        })?;
         Ok(PyArray1::from_vec(py, ids))
     }
 
@@ -245,7 +268,10 @@ impl CaseMemory {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        Ok((slf.get_type().getattr("from_bytes")?, (slf.get().to_bytes(slf.py())?,)))
+        Ok((
+            slf.get_type().getattr("from_bytes")?,
+            (slf.get().to_bytes(slf.py())?,),
+        ))
     }
 
     fn __copy__(&self) -> Self {
@@ -292,7 +318,10 @@ pub(crate) struct ItemGate {
 
 impl ItemGate {
     fn holding(gate: core::ItemGate) -> Self {
-        Self { state: ArcSwap::from_pointee(gate), writer: Mutex::new(()) }
+        Self {
+            state: ArcSwap::from_pointee(gate),
+            writer: Mutex::new(()),
+        }
     }
 }
 
@@ -315,7 +344,13 @@ impl ItemGate {
     #[pyo3(signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0))]
     fn new(mode: &str, nu: f64, z: f64, decay: f64, warmup: u64, seed: u64) -> PyResult<Self> {
         let mode = core::GateMode::parse(mode).py()?;
-        let params = core::GateParams { mode, nu, z, decay, warmup };
+        let params = core::GateParams {
+            mode,
+            nu,
+            z,
+            decay,
+            warmup,
+        };
         Ok(Self::holding(core::ItemGate::new(params, seed).py()?))
     }
 
@@ -376,7 +411,10 @@ impl ItemGate {
 
     #[pyo3(signature = (item_id))]
     fn has_evidence(&self, item_id: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self.state.load().has_evidence(&self::item_id(item_id, Use::Look)?))
+        Ok(self
+            .state
+            .load()
+            .has_evidence(&self::item_id(item_id, Use::Look)?))
     }
 
     #[getter]
@@ -413,7 +451,10 @@ impl ItemGate {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        Ok((slf.get_type().getattr("from_bytes")?, (slf.get().to_bytes(slf.py())?,)))
+        Ok((
+            slf.get_type().getattr("from_bytes")?,
+            (slf.get().to_bytes(slf.py())?,),
+        ))
     }
 
     fn __copy__(&self) -> Self {
@@ -430,9 +471,12 @@ impl ItemGate {
         let g = self.state.load();
         let (p, d) = (g.params(), core::GateParams::default());
         let mut out = format!("ItemGate(mode={:?}", p.mode.name());
-        for (name, v, default) in
-            [("nu", p.nu, d.nu), ("z", p.z, d.z), ("decay", p.decay, d.decay), ("warmup", p.warmup as f64, d.warmup as f64)]
-        {
+        for (name, v, default) in [
+            ("nu", p.nu, d.nu),
+            ("z", p.z, d.z),
+            ("decay", p.decay, d.decay),
+            ("warmup", p.warmup as f64, d.warmup as f64),
+        ] {
             if v != default {
                 out.push_str(&format!(", {name}={v}"));
             }
@@ -440,7 +484,13 @@ impl ItemGate {
         if g.seed() != 0 {
             out.push_str(&format!(", seed={}", g.seed()));
         }
-        format!("<{}): {} feedbacks, beta {}, lambda {}>", out.replace('"', "'"), g.count(), g.beta(), g.lambda())
+        format!(
+            "<{}): {} feedbacks, beta {}, lambda {}>",
+            out.replace('"', "'"),
+            g.count(),
+            g.beta(),
+            g.lambda()
+        )
     }
 }
 

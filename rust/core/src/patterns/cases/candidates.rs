@@ -32,7 +32,11 @@ impl<'a> Candidates<'a> {
                 format!("{} vectors", vectors.len()),
             ));
         }
-        Ok(Self { ids, vectors, inv_norms })
+        Ok(Self {
+            ids,
+            vectors,
+            inv_norms,
+        })
     }
 
     /// Number of candidates.

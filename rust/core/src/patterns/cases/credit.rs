@@ -26,6 +26,8 @@ impl<'a> Credit<'a> {
 
     /// r(d) in 0..=1.
     pub(super) fn of(&self, item: &ItemId, shrinkage: f64) -> f32 {
-        self.by_item.get(item).map_or(0.0, |b| (b / (self.mass + shrinkage)) as f32)
+        self.by_item
+            .get(item)
+            .map_or(0.0, |b| (b / (self.mass + shrinkage)) as f32)
     }
 }

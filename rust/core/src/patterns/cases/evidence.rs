@@ -32,7 +32,11 @@ impl Handicap {
         scored: &Scored,
         is_open: impl Fn(&ItemId) -> bool,
     ) -> Self {
-        let open: Vec<f32> = candidates.ids().iter().map(|id| f32::from(u8::from(is_open(id)))).collect();
+        let open: Vec<f32> = candidates
+            .ids()
+            .iter()
+            .map(|id| f32::from(u8::from(is_open(id))))
+            .collect();
         let mut novel = vec![0.0; open.len()];
         if !probe.is_empty() && open.contains(&1.0) {
             candidates.add_dots(&probe.novelty(), &mut novel);
@@ -40,7 +44,11 @@ impl Handicap {
         for (n, e) in novel.iter_mut().zip(&open) {
             *n *= e;
         }
-        Self { scores: scored.scores.clone(), open, novel }
+        Self {
+            scores: scored.scores.clone(),
+            open,
+            novel,
+        }
     }
 
     /// Keeps only the positions where `keep` holds.

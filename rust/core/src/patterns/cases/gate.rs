@@ -30,7 +30,13 @@ impl GateMode {
             "evidence" => Self::Evidence,
             "multiplier" => Self::Multiplier,
             "off" => Self::Off,
-            other => return Err(Error::config("mode", "evidence, multiplier or off", format!("{other:?}"))),
+            other => {
+                return Err(Error::config(
+                    "mode",
+                    "evidence, multiplier or off",
+                    format!("{other:?}"),
+                ));
+            }
         })
     }
 
@@ -62,7 +68,13 @@ pub struct GateParams {
 
 impl Default for GateParams {
     fn default() -> Self {
-        Self { mode: GateMode::Evidence, nu: 0.2, z: 3.0, decay: 0.999, warmup: 20 }
+        Self {
+            mode: GateMode::Evidence,
+            nu: 0.2,
+            z: 3.0,
+            decay: 0.999,
+            warmup: 20,
+        }
     }
 }
 
@@ -87,7 +99,8 @@ const SCORE_FROM: u64 = 6;
 /// E(d) below which an item has no evidence.
 const ENOUGH: f32 = 1.0;
 
-pub(super) type EvidenceMap = imbl::GenericHashMap<ItemId, f32, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
+pub(super) type EvidenceMap =
+    imbl::GenericHashMap<ItemId, f32, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// Learns from each feedback how items without evidence are to be treated. Cloning costs O(arms).
 #[derive(Debug, Clone)]
@@ -158,7 +171,11 @@ impl ItemGate {
     }
 
     fn evidence_arm(&self) -> (f64, f64) {
-        if self.params.mode == GateMode::Evidence { evidence::arm(self.arm) } else { (0.0, 0.0) }
+        if self.params.mode == GateMode::Evidence {
+            evidence::arm(self.arm)
+        } else {
+            (0.0, 0.0)
+        }
     }
 
     /// True if E(d) ≥ 1: the item was chosen where similar requests had chosen it before.
@@ -178,10 +195,17 @@ impl ItemGate {
         if plain || probe.is_empty() {
             out.extend_from_slice(&scored.scores);
         } else if self.params.mode == GateMode::Evidence {
-            Handicap::new(probe, candidates, scored, |id| !self.has_evidence(id)).apply(self.evidence_arm(), out);
+            Handicap::new(probe, candidates, scored, |id| !self.has_evidence(id))
+                .apply(self.evidence_arm(), out);
         } else {
             let f = multiplier::factor(self.arm, probe.nearest().unwrap_or(-1.0));
-            out.extend(scored.scores.iter().zip(&scored.base).map(|(s, s0)| s0 + f * (s - s0)));
+            out.extend(
+                scored
+                    .scores
+                    .iter()
+                    .zip(&scored.base)
+                    .map(|(s, s0)| s0 + f * (s - s0)),
+            );
         }
     }
 
@@ -228,11 +252,15 @@ impl ItemGate {
         let pick = wanted[(splitmix64(self.seed.wrapping_add(self.count)) % wanted.len() as u64) as usize];
         let item = candidates.ids()[pick];
         let probe = probe.without(&[item]);
-        let mut scored = Scored { base: scored.base.clone(), ..Scored::default() };
+        let mut scored = Scored {
+            base: scored.base.clone(),
+            ..Scored::default()
+        };
         let base = std::mem::take(&mut scored.base);
         memory.score(&probe, candidates, Some(&base), &mut scored)?;
-        let mut handicap =
-            Handicap::new(&probe, candidates, &scored, |id| id == item || !self.has_evidence(id));
+        let mut handicap = Handicap::new(&probe, candidates, &scored, |id| {
+            id == item || !self.has_evidence(id)
+        });
         let mut keep = vec![true; candidates.len()];
         for &j in wanted {
             keep[j] = j == pick;
@@ -255,7 +283,11 @@ impl ItemGate {
             let nearest = probe.nearest().unwrap_or(-1.0);
             (0..multiplier::ARMS)
                 .map(|a| {
-                    let f = if probe.is_empty() { 0.0 } else { multiplier::factor(a, nearest) };
+                    let f = if probe.is_empty() {
+                        0.0
+                    } else {
+                        multiplier::factor(a, nearest)
+                    };
                     let score = |i: usize| scored.base[i] + f * (scored.scores[i] - scored.base[i]);
                     dcg(candidates.len(), score, wanted)
                 })
@@ -315,7 +347,11 @@ fn positions(clicked: &[ItemId], candidates: &Candidates<'_>) -> Result<Vec<usiz
     let mut out = Vec::with_capacity(clicked.len());
     for item in clicked {
         let Some(j) = candidates.ids().iter().position(|id| *id == item) else {
-            return Err(Error::value("clicked_ids", "items among the candidates", format!("{item}, which is not there")));
+            return Err(Error::value(
+                "clicked_ids",
+                "items among the candidates",
+                format!("{item}, which is not there"),
+            ));
         };
         if !out.contains(&j) {
             out.push(j);

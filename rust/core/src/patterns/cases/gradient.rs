@@ -22,7 +22,10 @@ pub(super) fn listwise(
         return Err(Error::value(
             "clicked_ids",
             "at least one item, each of them once among the candidates",
-            missing.map_or_else(|| "none, or one that is there twice".to_owned(), |m| format!("{m} is not there")),
+            missing.map_or_else(
+                || "none, or one that is there twice".to_owned(),
+                |m| format!("{m} is not there"),
+            ),
         ));
     }
     let mut p = scores.to_vec();

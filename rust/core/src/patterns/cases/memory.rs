@@ -123,7 +123,10 @@ impl CaseMemory {
     #[must_use]
     pub fn recall(&self, probe: &Probe, items: &[&ItemId]) -> Vec<f32> {
         let credit = probe.credit();
-        items.iter().map(|i| credit.of(i, f64::from(self.params.shrinkage))).collect()
+        items
+            .iter()
+            .map(|i| credit.of(i, f64::from(self.params.shrinkage)))
+            .collect()
     }
 
     /// s(d) of each candidate with its parts, into `out`. `base` `None`: the cosine.
@@ -139,7 +142,11 @@ impl CaseMemory {
         match base {
             Some(base) => {
                 if base.len() != n {
-                    return Err(Error::shape("base", format!("({n},)"), format!("({},)", base.len())));
+                    return Err(Error::shape(
+                        "base",
+                        format!("({n},)"),
+                        format!("({},)", base.len()),
+                    ));
                 }
                 check_finite("base", base)?;
                 out.base.extend_from_slice(base);
@@ -170,7 +177,11 @@ impl CaseMemory {
     pub fn learn(&mut self, probe: &Probe, case: &NewCase<'_>) -> Result<CaseId> {
         check_dim("q", self.dim, probe.query().len())?;
         if !(case.weight.is_finite() && case.weight != 0.0 && case.weight.abs() <= MAX_WEIGHT) {
-            return Err(Error::value("weight", format!("0 < |weight| <= {MAX_WEIGHT}"), case.weight));
+            return Err(Error::value(
+                "weight",
+                format!("0 < |weight| <= {MAX_WEIGHT}"),
+                case.weight,
+            ));
         }
         if kernels::norm(probe.query()) == 0.0 {
             return Err(Error::value("q", "a vector with a direction", "a zero vector"));
@@ -194,7 +205,14 @@ impl CaseMemory {
         vectors.extend_from_slice(probe.query());
         vectors.resize(2 * self.dim, 0.0);
         let g = &mut vectors[self.dim..];
-        listwise(case.chosen, case.candidates, scores, self.params.temperature, case.weight, g)?;
+        listwise(
+            case.chosen,
+            case.candidates,
+            scores,
+            self.params.temperature,
+            case.weight,
+            g,
+        )?;
         let mut items: Vec<ItemId> = Vec::with_capacity(case.chosen.len());
         for item in case.chosen {
             if !items.contains(item) {
@@ -203,9 +221,18 @@ impl CaseMemory {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let meta =
-            Meta { items: items.into(), source: case.source.clone(), user: case.user.clone(), at: case.at };
-        self.append(Case { id, vectors: vectors.into(), weight: case.weight, meta: Arc::new(meta) });
+        let meta = Meta {
+            items: items.into(),
+            source: case.source.clone(),
+            user: case.user.clone(),
+            at: case.at,
+        };
+        self.append(Case {
+            id,
+            vectors: vectors.into(),
+            weight: case.weight,
+            meta: Arc::new(meta),
+        });
         self.fit_budget();
         Ok(id)
     }
@@ -246,7 +273,9 @@ impl CaseMemory {
             };
             match kept.back_mut() {
                 // Small neighbours are joined, so that many removals leave no trail of nearly empty segments.
-                Some(last) if last.len() + segment.len() <= SEGMENT => *last = Arc::new(last.joined(&segment)),
+                Some(last) if last.len() + segment.len() <= SEGMENT => {
+                    *last = Arc::new(last.joined(&segment))
+                }
                 _ if segment.len() == 0 => {}
                 _ => kept.push_back(segment),
             }
@@ -271,12 +300,15 @@ impl CaseMemory {
     fn fit_budget(&mut self) {
         let Some(max) = self.params.max_bytes else { return };
         while self.nbytes > max && self.len > 1 {
-            let Some(front) = self.segments.pop_front() else { return };
+            let Some(front) = self.segments.pop_front() else {
+                return;
+            };
             self.nbytes -= front.cases[0].nbytes();
             self.len -= 1;
             self.evicted += 1;
             if front.len() > 1 {
-                self.segments.push_front(Arc::new(front.filtered(|slot| slot != 0)));
+                self.segments
+                    .push_front(Arc::new(front.filtered(|slot| slot != 0)));
             }
         }
     }
@@ -284,7 +316,11 @@ impl CaseMemory {
     /// An item whose id lives only in this process, if there is one: such a memory cannot be written.
     #[must_use]
     pub fn unwritable_id(&self) -> Option<&ItemId> {
-        self.segments.iter().flat_map(|s| &s.cases).flat_map(|c| c.meta.items.iter()).find(|id| id.is_opaque())
+        self.segments
+            .iter()
+            .flat_map(|s| &s.cases)
+            .flat_map(|c| c.meta.items.iter())
+            .find(|id| id.is_opaque())
     }
 
     /// Counters and sizes.

@@ -49,7 +49,11 @@ impl Probe {
     pub(super) fn new(params: CaseParams, segments: &Segments, len: usize, q: &[f32]) -> Self {
         let mut unit = q.to_vec();
         let has_direction = kernels::normalize(&mut unit) > 0.0;
-        let hits = if has_direction { nearest(segments, len, &unit, params.neighbors) } else { Vec::new() };
+        let hits = if has_direction {
+            nearest(segments, len, &unit, params.neighbors)
+        } else {
+            Vec::new()
+        };
         let mut probe = Self {
             params,
             segments: segments.clone(),
@@ -66,7 +70,12 @@ impl Probe {
             let (segment, slot) = locate(&probe.segments, hit.position);
             let b = b * f64::from(segment.cases[slot].weight);
             kernels::axpy(a, segment.gradient(slot), &mut probe.pull);
-            probe.near.push(Neighbor { position: hit.position, cosine: hit.cosine, a, b });
+            probe.near.push(Neighbor {
+                position: hit.position,
+                cosine: hit.cosine,
+                a,
+                b,
+            });
         }
         if !probe.near.is_empty() {
             probe.turn();
@@ -145,13 +154,20 @@ impl Probe {
             return vec![0.0; self.unit.len()];
         }
         let mean = self.mean.get_or_init(|| self.sum_queries());
-        self.unit.iter().zip(&mean.sum).map(|(q, s)| q - s / mean.mass).collect()
+        self.unit
+            .iter()
+            .zip(&mean.sum)
+            .map(|(q, s)| q - s / mean.mass)
+            .collect()
     }
 
     /// Weights are relative to the nearest case, so that the mass is at least 1.
     fn sum_queries(&self) -> Mean {
         let best = self.nearest().unwrap_or(0.0);
-        let mut mean = Mean { sum: vec![0.0; self.unit.len()], mass: 0.0 };
+        let mut mean = Mean {
+            sum: vec![0.0; self.unit.len()],
+            mass: 0.0,
+        };
         for n in &self.near {
             let c = ((n.cosine - best) / MEAN_WIDTH).exp();
             let (segment, slot) = locate(&self.segments, n.position);
@@ -189,5 +205,8 @@ impl Probe {
 
 fn locate(segments: &Segments, position: u32) -> (&Segment, usize) {
     // Positions come from a scan of these very segments.
-    (&segments[position as usize / SEGMENT], position as usize % SEGMENT)
+    (
+        &segments[position as usize / SEGMENT],
+        position as usize % SEGMENT,
+    )
 }

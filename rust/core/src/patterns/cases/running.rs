@@ -12,7 +12,11 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(arms: usize) -> Self {
-        Self { n: 0.0, sum: vec![0.0; arms], squares: vec![0.0; arms] }
+        Self {
+            n: 0.0,
+            sum: vec![0.0; arms],
+            squares: vec![0.0; arms],
+        }
     }
 
     pub(super) fn add(&mut self, x: &[f64], decay: f64) {

@@ -60,7 +60,11 @@ struct Top {
 
 impl Top {
     fn new(k: usize) -> Self {
-        Self { k, keys: Vec::with_capacity(2 * k + SEGMENT), floor: f32::NEG_INFINITY }
+        Self {
+            k,
+            keys: Vec::with_capacity(2 * k + SEGMENT),
+            floor: f32::NEG_INFINITY,
+        }
     }
 
     /// Offers scores of consecutive positions.
@@ -104,8 +108,15 @@ fn key(score: f32, position: u32) -> u64 {
 
 fn unkey(key: u64) -> Hit {
     let ordered = (key >> 32) as u32;
-    let bits = if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered };
-    Hit { position: !(key as u32), cosine: f32::from_bits(bits) }
+    let bits = if ordered >> 31 == 1 {
+        ordered & !(1 << 31)
+    } else {
+        !ordered
+    };
+    Hit {
+        position: !(key as u32),
+        cosine: f32::from_bits(bits),
+    }
 }
 
 #[cfg(test)]

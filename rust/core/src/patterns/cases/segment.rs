@@ -40,7 +40,12 @@ impl Case {
     pub(super) fn nbytes(&self) -> usize {
         let fixed = size_of::<Self>() + size_of::<Meta>() + 3 * 16 + size_of::<f32>();
         let items: usize = self.meta.items.iter().map(id_bytes).sum();
-        fixed + self.vectors.len() * 4 + self.vectors.len() / 2 + items + self.meta.source.len() + self.meta.user.len()
+        fixed
+            + self.vectors.len() * 4
+            + self.vectors.len() / 2
+            + items
+            + self.meta.source.len()
+            + self.meta.user.len()
     }
 }
 
@@ -79,7 +84,8 @@ impl Segment {
     /// Appends the case in `slot` of another segment with its codes.
     fn adopt(&mut self, from: &Self, slot: usize) {
         let d = from.codes.len() / from.len();
-        self.codes.extend_from_slice(&from.codes[slot * d..(slot + 1) * d]);
+        self.codes
+            .extend_from_slice(&from.codes[slot * d..(slot + 1) * d]);
         self.scales.push(from.scales[slot]);
         self.cases.push(from.cases[slot].clone());
     }

@@ -12,8 +12,14 @@ use crate::kernels;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::sync::Arc;
 
-const MEMORY: Kind = Kind { tag: *b"CASE", version: 1 };
-const GATE: Kind = Kind { tag: *b"GATE", version: 1 };
+const MEMORY: Kind = Kind {
+    tag: *b"CASE",
+    version: 1,
+};
+const GATE: Kind = Kind {
+    tag: *b"GATE",
+    version: 1,
+};
 
 /// A case as it is written: vectors as little-endian bytes, which decode without a loop over varints.
 #[derive(Serialize, Deserialize)]
@@ -97,7 +103,10 @@ impl TryFrom<MemoryState> for CaseMemory {
                 return bad(format!("case id {} is out of order", c.id));
             }
             if Some(c.vectors.len()) != state.dim.checked_mul(2) || c.vectors.iter().any(|v| !v.is_finite()) {
-                return bad(format!("vectors of case {} are not two finite vectors of length {}", c.id, state.dim));
+                return bad(format!(
+                    "vectors of case {} are not two finite vectors of length {}",
+                    c.id, state.dim
+                ));
             }
             if (kernels::norm(&c.vectors[..state.dim]) - 1.0).abs() > 1e-3 {
                 return bad(format!("request of case {} is not of unit length", c.id));
@@ -109,8 +118,18 @@ impl TryFrom<MemoryState> for CaseMemory {
                 return bad(format!("case {} is about no item", c.id));
             }
             memory.next_id = c.id + 1;
-            let meta = Meta { items: c.items.into(), source: c.source, user: c.user, at: c.at };
-            memory.append(Case { id: c.id, vectors: c.vectors, weight: c.weight, meta: Arc::new(meta) });
+            let meta = Meta {
+                items: c.items.into(),
+                source: c.source,
+                user: c.user,
+                at: c.at,
+            };
+            memory.append(Case {
+                id: c.id,
+                vectors: c.vectors,
+                weight: c.weight,
+                meta: Arc::new(meta),
+            });
         }
         memory.next_id = state.next_id;
         memory.removed = state.removed;
@@ -155,7 +174,10 @@ impl TryFrom<GateState> for ItemGate {
         }
         let n = state.evidence.len();
         if state.evidence.iter().any(|(_, e)| !(e.is_finite() && *e >= 0.0)) {
-            return Err(Error::corrupt("item gate", "evidence is not a finite number >= 0"));
+            return Err(Error::corrupt(
+                "item gate",
+                "evidence is not a finite number >= 0",
+            ));
         }
         gate.evidence = state.evidence.into_iter().collect::<EvidenceMap>();
         if gate.evidence.len() != n {
@@ -179,7 +201,9 @@ macro_rules! via_state {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                <$state>::deserialize(d)?.try_into().map_err(de::Error::custom)
+                <$state>::deserialize(d)?
+                    .try_into()
+                    .map_err(de::Error::custom)
             }
         }
 

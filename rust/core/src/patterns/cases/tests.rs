@@ -18,7 +18,11 @@ impl World {
     fn new(items: usize, seed: u64) -> Self {
         let mut rng = stream(seed, 0);
         let vectors = (0..items).map(|_| unit(&mut rng)).collect();
-        Self { ids: (0..items as i64).map(ItemId::Int).collect(), vectors, rng }
+        Self {
+            ids: (0..items as i64).map(ItemId::Int).collect(),
+            vectors,
+            rng,
+        }
     }
 
     fn with<T>(&self, f: impl FnOnce(&Candidates<'_>) -> T) -> T {
@@ -30,7 +34,9 @@ impl World {
     fn scores(&self, memory: &CaseMemory, q: &[f32]) -> Vec<f32> {
         self.with(|c| {
             let mut out = Scored::default();
-            memory.score(&memory.probe(q).unwrap(), c, None, &mut out).unwrap();
+            memory
+                .score(&memory.probe(q).unwrap(), c, None, &mut out)
+                .unwrap();
             out.scores
         })
     }
@@ -38,7 +44,11 @@ impl World {
     fn learn(&self, memory: &mut CaseMemory, q: &[f32], item: usize, weight: f32) -> CaseId {
         let probe = memory.probe(q).unwrap();
         let chosen = [self.ids[item].clone()];
-        self.with(|candidates| memory.learn(&probe, &new_case(&chosen, candidates, weight)).unwrap())
+        self.with(|candidates| {
+            memory
+                .learn(&probe, &new_case(&chosen, candidates, weight))
+                .unwrap()
+        })
     }
 
     fn feed(&mut self, memory: &mut CaseMemory, n: usize) -> Vec<CaseId> {
@@ -53,7 +63,11 @@ impl World {
 
     fn near(&mut self, item: usize) -> Vec<f32> {
         let noise = unit(&mut self.rng);
-        let mut q: Vec<f32> = self.vectors[item].iter().zip(noise).map(|(v, n)| v + 0.8 * n).collect();
+        let mut q: Vec<f32> = self.vectors[item]
+            .iter()
+            .zip(noise)
+            .map(|(v, n)| v + 0.8 * n)
+            .collect();
         kernels::normalize(&mut q);
         q
     }
@@ -66,7 +80,15 @@ fn unit(rng: &mut impl Rng) -> Vec<f32> {
 }
 
 fn new_case<'a>(chosen: &'a [ItemId], candidates: &'a Candidates<'a>, weight: f32) -> NewCase<'a> {
-    NewCase { chosen, candidates, scores: None, weight, source: "".into(), user: "".into(), at: 0.0 }
+    NewCase {
+        chosen,
+        candidates,
+        scores: None,
+        weight,
+        source: "".into(),
+        user: "".into(),
+        at: 0.0,
+    }
 }
 
 fn memory(params: CaseParams) -> CaseMemory {
