@@ -1,0 +1,400 @@
+//! First-order optimisers with PyTorch's update formulas, on flat float32 parameters.
+
+use crate::codec::{self, Kind};
+use crate::error::{Error, Result, check_dim, check_finite};
+use crate::kernels;
+use serde::{Deserialize, Serialize};
+
+const KIND: Kind = Kind {
+    tag: *b"OPTM",
+    version: 1,
+};
+const LANES: usize = 16;
+
+/// Update rule.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Rule {
+    /// Gradient descent, with momentum if above 0.
+    Sgd {
+        /// Momentum μ.
+        momentum: f64,
+    },
+    /// AdaGrad (Duchi 2011).
+    Adagrad {
+        /// Added to the root.
+        eps: f64,
+    },
+    /// Adam (Kingma 2015); weight decay is decoupled (Loshchilov 2019).
+    AdamW {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the root.
+        eps: f64,
+    },
+}
+
+impl Rule {
+    /// The defaults behind the public names "sgd", "adagrad" and "adamw".
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "sgd" => Ok(Self::Sgd { momentum: 0.0 }),
+            "adagrad" => Ok(Self::Adagrad { eps: 1e-10 }),
+            "adamw" => Ok(Self::AdamW {
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+            }),
+            _ => Err(Error::config(
+                "optimizer",
+                "\"adamw\", \"adagrad\" or \"sgd\"",
+                format!("{name:?}"),
+            )),
+        }
+    }
+
+    /// The public name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd { .. } => "sgd",
+            Self::Adagrad { .. } => "adagrad",
+            Self::AdamW { .. } => "adamw",
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let unit = |name, v: f64| {
+            if (0.0..1.0).contains(&v) {
+                Ok(())
+            } else {
+                Err(Error::config(name, "a number in [0, 1)", v))
+            }
+        };
+        let eps_ok = |eps: f64| {
+            if eps >= 0.0 && eps.is_finite() {
+                Ok(())
+            } else {
+                Err(Error::config("eps", "a finite number, 0 or above", eps))
+            }
+        };
+        match *self {
+            Self::Sgd { momentum } => unit("momentum", momentum),
+            Self::Adagrad { eps } => eps_ok(eps),
+            Self::AdamW { beta1, beta2, eps } => {
+                unit("betas", beta1)?;
+                unit("betas", beta2)?;
+                eps_ok(eps)
+            }
+        }
+    }
+
+    /// Length of the (first, second) state vector for `n` parameters.
+    fn state_len(&self, n: usize) -> (usize, usize) {
+        match self {
+            Self::Sgd { momentum } if *momentum == 0.0 => (0, 0),
+            Self::Sgd { .. } => (n, 0),
+            Self::Adagrad { .. } => (0, n),
+            Self::AdamW { .. } => (n, n),
+        }
+    }
+}
+
+/// A rule with its state for `n` parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    rule: Rule,
+    n: usize,
+    weight_decay: f64,
+    /// Decay the parameters directly instead of through the gradient.
+    decoupled: bool,
+    steps: u64,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+impl Optimizer {
+    /// AdamW always decays decoupled; SGD does so if `decoupled`, otherwise through the gradient as PyTorch's does.
+    pub fn new(rule: Rule, n: usize, weight_decay: f64, decoupled: bool) -> Result<Self> {
+        rule.validate()?;
+        if n == 0 {
+            return Err(Error::config("n", "at least 1", n));
+        }
+        check_rate("weight_decay", weight_decay)
+            .map_err(|_| Error::config("weight_decay", "a finite number, 0 or above", weight_decay))?;
+        let (first, second) = rule.state_len(n);
+        Ok(Self {
+            rule,
+            n,
+            weight_decay,
+            decoupled: decoupled || matches!(rule, Rule::AdamW { .. }),
+            steps: 0,
+            first: vec![0.0; first],
+            second: vec![0.0; second],
+        })
+    }
+
+    /// Number of parameters.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Never true: an optimiser has at least one parameter.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The rule.
+    #[must_use]
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// Weight decay.
+    #[must_use]
+    pub fn weight_decay(&self) -> f64 {
+        self.weight_decay
+    }
+
+    /// Bytes of state.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        (self.first.len() + self.second.len()) * size_of::<f32>()
+    }
+
+    /// Forgets the state.
+    pub fn reset(&mut self) {
+        self.steps = 0;
+        self.first.fill(0.0);
+        self.second.fill(0.0);
+    }
+
+    /// One step on parameters that lie in several slices, with the gradients multiplied by `gscale`. The slices
+    /// together are `n` long. Returns the squared length of the step.
+    pub fn step(&mut self, lr: f64, gscale: f32, parts: &mut [(&mut [f32], &[f32])]) -> f64 {
+        debug_assert_eq!(parts.iter().map(|p| p.0.len()).sum::<usize>(), self.n);
+        self.steps += 1;
+        let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        let (keep, coupled) = if self.decoupled {
+            ((1.0 - lr * self.weight_decay) as f32, 0.0)
+        } else {
+            (1.0, self.weight_decay as f32)
+        };
+        let mut moved = 0.0;
+        let mut at = 0;
+        for (p, g) in parts.iter_mut() {
+            let span = at..at + p.len();
+            at += p.len();
+            let lr32 = lr as f32;
+            moved += match self.rule {
+                Rule::Sgd { momentum: 0.0 } => {
+                    walk(p, g, |p, g| keep * p - lr32 * (gscale * g + coupled * p))
+                }
+                Rule::Sgd { momentum } => {
+                    // PyTorch's buffer starts as the first gradient; with a zero buffer that is the same sum.
+                    let mu = momentum as f32;
+                    walk1(p, g, &mut self.first[span], |p, g, m| {
+                        *m = mu * *m + (gscale * g + coupled * p);
+                        keep * p - lr32 * *m
+                    })
+                }
+                Rule::Adagrad { eps } => {
+                    let eps = eps as f32;
+                    walk1(p, g, &mut self.second[span], |p, g, v| {
+                        let g = gscale * g + coupled * p;
+                        *v += g * g;
+                        // A coordinate that never had a gradient must not become 0/0 when eps vanishes in float32.
+                        let root = v.sqrt() + eps;
+                        keep * p - if root > 0.0 { lr32 * g / root } else { 0.0 }
+                    })
+                }
+                Rule::AdamW { beta1, beta2, eps } => {
+                    let rate = (lr / (1.0 - beta1.powi(t))) as f32;
+                    let inv = (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32;
+                    let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
+                    let (c1, c2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+                    let (first, second) = (&mut self.first[span.clone()], &mut self.second[span]);
+                    walk2(p, g, first, second, |p, g, m, v| {
+                        let g = gscale * g;
+                        *m = b1 * *m + c1 * g;
+                        *v = b2 * *v + c2 * g * g;
+                        let root = v.sqrt() * inv + eps;
+                        keep * p - if root > 0.0 { rate * *m / root } else { 0.0 }
+                    })
+                }
+            };
+        }
+        moved
+    }
+
+    /// Checked step on one slice.
+    pub fn step_checked(&mut self, lr: f64, params: &mut [f32], grads: &[f32]) -> Result<()> {
+        check_dim("params", self.n, params.len())?;
+        check_dim("grads", self.n, grads.len())?;
+        check_finite("params", params)?;
+        check_finite("grads", grads)?;
+        self.step(lr, 1.0, &mut [(params, grads)]);
+        Ok(())
+    }
+
+    /// Checks decoded state.
+    pub(super) fn validate(&self) -> Result<()> {
+        self.rule.validate()?;
+        let (first, second) = self.rule.state_len(self.n);
+        check_dim("optimiser state", first, self.first.len())?;
+        check_dim("optimiser state", second, self.second.len())?;
+        check_finite("optimiser state", &self.first)?;
+        check_finite("optimiser state", &self.second)?;
+        if self.second.iter().any(|v| *v < 0.0) || self.n == 0 {
+            return Err(Error::corrupt("optimiser", "second moment below 0"));
+        }
+        check_rate("weight_decay", self.weight_decay)
+    }
+
+    /// Serialises.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        codec::encode(KIND, self)
+    }
+
+    /// Reads back what [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let this: Self = codec::decode(KIND, bytes)?;
+        this.validate().map_err(|e| Error::corrupt("optimiser", e))?;
+        Ok(this)
+    }
+}
+
+/// Errors unless `v` can be a learning rate or a decay.
+pub(super) fn check_rate(name: &'static str, v: f64) -> Result<()> {
+    if v.is_finite() && v >= 0.0 {
+        Ok(())
+    } else {
+        Err(Error::value(name, "a finite number, 0 or above", v))
+    }
+}
+
+// The walkers take sixteen parameters at a time and keep sixteen partial sums of the squared step, so that the compiler
+// can vectorise them; the order of the sums is fixed.
+
+#[inline(always)]
+fn walk(p: &mut [f32], g: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
+    let mut acc = [0.0f32; LANES];
+    for (p, g) in p.chunks_mut(LANES).zip(g.chunks(LANES)) {
+        for ((p, g), acc) in p.iter_mut().zip(g).zip(&mut acc) {
+            let new = f(*p, *g);
+            let step = new - *p;
+            *p = new;
+            *acc += step * step;
+        }
+    }
+    acc.iter().map(|v| f64::from(*v)).sum()
+}
+
+#[inline(always)]
+fn walk1(p: &mut [f32], g: &[f32], m: &mut [f32], f: impl Fn(f32, f32, &mut f32) -> f32) -> f64 {
+    let mut acc = [0.0f32; LANES];
+    for ((p, g), m) in p.chunks_mut(LANES).zip(g.chunks(LANES)).zip(m.chunks_mut(LANES)) {
+        for (((p, g), m), acc) in p.iter_mut().zip(g).zip(m).zip(&mut acc) {
+            let new = f(*p, *g, m);
+            let step = new - *p;
+            *p = new;
+            *acc += step * step;
+        }
+    }
+    acc.iter().map(|v| f64::from(*v)).sum()
+}
+
+#[inline(always)]
+fn walk2(
+    p: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    f: impl Fn(f32, f32, &mut f32, &mut f32) -> f32,
+) -> f64 {
+    let mut acc = [0.0f32; LANES];
+    let state = m.chunks_mut(LANES).zip(v.chunks_mut(LANES));
+    for ((p, g), (m, v)) in p.chunks_mut(LANES).zip(g.chunks(LANES)).zip(state) {
+        for ((((p, g), m), v), acc) in p.iter_mut().zip(g).zip(m).zip(v).zip(&mut acc) {
+            let new = f(*p, *g, m, v);
+            let step = new - *p;
+            *p = new;
+            *acc += step * step;
+        }
+    }
+    acc.iter().map(|v| f64::from(*v)).sum()
+}
+
+/// `g` scaled down to length `max_norm` if it is longer; the former length.
+pub fn clip_by_norm(g: &mut [f32], max_norm: f32) -> f64 {
+    let norm = g.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    if norm > f64::from(max_norm) {
+        kernels::scale((f64::from(max_norm) / norm) as f32, g);
+    }
+    norm
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adamw_follows_its_formula_in_float64() {
+        let rule = Rule::parse("adamw").unwrap();
+        let mut opt = Optimizer::new(rule, 3, 0.1, false).unwrap();
+        let mut p = [1.0f32, -2.0, 0.5];
+        let mut q = [1.0f64, -2.0, 0.5];
+        let (mut m, mut v) = ([0.0f64; 3], [0.0f64; 3]);
+        for t in 1..=9 {
+            let g: Vec<f32> = (0..3).map(|i| ((t * 3 + i) as f32).sin()).collect();
+            opt.step_checked(0.01, &mut p, &g).unwrap();
+            for i in 0..3 {
+                let gi = f64::from(g[i]);
+                m[i] = 0.9 * m[i] + 0.1 * gi;
+                v[i] = 0.999 * v[i] + 0.001 * gi * gi;
+                let (mh, vh) = (m[i] / (1.0 - 0.9f64.powi(t)), v[i] / (1.0 - 0.999f64.powi(t)));
+                q[i] = q[i] * (1.0 - 0.01 * 0.1) - 0.01 * mh / (vh.sqrt() + 1e-8);
+                assert!((f64::from(p[i]) - q[i]).abs() < 1e-5);
+            }
+        }
+        let back = Optimizer::from_bytes(&opt.to_bytes().unwrap()).unwrap();
+        assert_eq!(back, opt);
+    }
+
+    #[test]
+    fn split_parameters_take_the_same_step() {
+        for rule in ["sgd", "adagrad", "adamw"] {
+            let rule = Rule::parse(rule).unwrap();
+            let g: Vec<f32> = (0..40).map(|i| (i as f32).cos()).collect();
+            let mut whole = vec![0.5f32; 40];
+            let mut split = whole.clone();
+            let (mut o1, mut o2) = (
+                Optimizer::new(rule, 40, 0.01, true).unwrap(),
+                Optimizer::new(rule, 40, 0.01, true).unwrap(),
+            );
+            for _ in 0..3 {
+                o1.step(0.1, 0.5, &mut [(&mut whole, &g)]);
+                let (l, r) = split.split_at_mut(17);
+                o2.step(0.1, 0.5, &mut [(l, &g[..17]), (r, &g[17..])]);
+            }
+            assert_eq!(whole, split);
+        }
+    }
+
+    #[test]
+    fn bad_parameters_are_refused() {
+        assert!(Rule::parse("adam").is_err());
+        assert!(Optimizer::new(Rule::Sgd { momentum: 1.0 }, 3, 0.0, false).is_err());
+        assert!(Optimizer::new(Rule::Sgd { momentum: 0.0 }, 0, 0.0, false).is_err());
+        assert!(Optimizer::new(Rule::Sgd { momentum: 0.0 }, 3, f64::NAN, false).is_err());
+    }
+}

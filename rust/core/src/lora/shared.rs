@@ -1,0 +1,87 @@
+//! One fast adapter for many threads: readers never wait for the writer.
+
+use super::factors::Factors;
+use super::micro::{ApplyReport, MicroLora};
+use crate::error::Result;
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+
+/// A [`MicroLora`] behind a mutex, with its factors published for lock-free reading.
+#[derive(Debug)]
+pub struct SharedMicroLora {
+    live: ArcSwap<Factors>,
+    state: Mutex<Writer>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    lora: MicroLora,
+    /// The snapshot before the last one, overwritten by the next publication if no reader holds it any more.
+    spare: Option<Arc<Factors>>,
+}
+
+impl SharedMicroLora {
+    /// Shares `lora`.
+    #[must_use]
+    pub fn new(lora: MicroLora) -> Self {
+        Self {
+            live: ArcSwap::from_pointee(lora.factors().clone()),
+            state: Mutex::new(Writer { lora, spare: None }),
+        }
+    }
+
+    /// The published factors; never waits.
+    #[inline]
+    pub fn factors(&self) -> arc_swap::Guard<Arc<Factors>> {
+        self.live.load()
+    }
+
+    /// The published factors, to be kept.
+    pub fn snapshot(&self) -> Arc<Factors> {
+        self.live.load_full()
+    }
+
+    fn publish(&self, mut writer: MutexGuard<'_, Writer>) {
+        let Writer { lora, spare } = &mut *writer;
+        let next = match spare.take() {
+            Some(mut old) => match Arc::get_mut(&mut old) {
+                Some(factors) => {
+                    factors.copy_from(lora.factors());
+                    old
+                }
+                None => Arc::new(lora.factors().clone()),
+            },
+            None => Arc::new(lora.factors().clone()),
+        };
+        *spare = Some(self.live.swap(next));
+    }
+
+    /// Reads the whole state.
+    pub fn read<T>(&self, f: impl FnOnce(&MicroLora) -> T) -> T {
+        f(&self.state.lock().lora)
+    }
+
+    /// Changes the state and publishes the factors.
+    pub fn write<T>(&self, f: impl FnOnce(&mut MicroLora) -> Result<T>) -> Result<T> {
+        let mut writer = self.state.lock();
+        let out = f(&mut writer.lora)?;
+        self.publish(writer);
+        Ok(out)
+    }
+
+    /// [`MicroLora::accumulate_parts`]; the factors do not change, so nothing is published.
+    pub fn accumulate_parts(&self, x: &[f32], ascent: &[f32], weight: f64) -> Result<bool> {
+        self.state.lock().lora.accumulate_parts(x, ascent, weight)
+    }
+
+    /// [`MicroLora::apply`].
+    pub fn apply(&self, learning_rate: Option<f64>) -> Result<ApplyReport> {
+        let mut writer = self.state.lock();
+        let report = writer.lora.apply(learning_rate)?;
+        if report.applied {
+            self.publish(writer);
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,217 @@
+//! The trust region of the fast adapter: learning may move the output of no recent query further than a given share of
+//! its length.
+
+use super::factors::{Factors, transpose};
+use crate::error::{Error, Result, check_dim, check_finite};
+use crate::kernels;
+use serde::{Deserialize, Serialize};
+
+/// How many queries are looked back at.
+pub(super) const RING: usize = 256;
+
+/// The last [`RING`] queries; grows as they come.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct QueryRing {
+    rows: Vec<f32>,
+    next: usize,
+}
+
+impl QueryRing {
+    pub(super) fn push(&mut self, x: &[f32]) {
+        let d = x.len();
+        if self.rows.len() < RING * d {
+            self.rows.extend_from_slice(x);
+        } else {
+            self.rows[self.next * d..(self.next + 1) * d].copy_from_slice(x);
+            self.next = (self.next + 1) % RING;
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.rows.clear();
+        self.next = 0;
+    }
+
+    pub(super) fn nbytes(&self) -> usize {
+        self.rows.capacity() * size_of::<f32>()
+    }
+
+    pub(super) fn validate(&self, d: usize) -> Result<()> {
+        let full = self.rows.len() == RING * d;
+        if !self.rows.len().is_multiple_of(d)
+            || self.rows.len() > RING * d
+            || self.next >= if full { RING } else { 1 }
+        {
+            return Err(Error::corrupt("query ring", "sizes do not match"));
+        }
+        check_finite("query ring", &self.rows)
+    }
+}
+
+/// Where the adapter stood when it was given: at the identity, or at factors that the caller set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Anchor {
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+impl Anchor {
+    /// `None` where the adapter is the identity.
+    pub(super) fn of(f: &Factors) -> Option<Self> {
+        (!f.is_identity()).then(|| Self {
+            a: f.a.clone(),
+            b: f.b.clone(),
+        })
+    }
+
+    pub(super) fn nbytes(&self) -> usize {
+        (self.a.len() + self.b.len()) * size_of::<f32>()
+    }
+
+    pub(super) fn validate(&self, n: usize) -> Result<()> {
+        check_dim("anchor", n, self.a.len())?;
+        check_dim("anchor", n, self.b.len())?;
+        check_finite("anchor", &self.a)?;
+        check_finite("anchor", &self.b)
+    }
+}
+
+/// MMᵀ of `rows` vectors of length `d`.
+fn gram(rows: &[&[f32]]) -> Vec<f64> {
+    let n = rows.len();
+    let mut g = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            let v = f64::from(kernels::dot(rows[i], rows[j]));
+            g[i * n + j] = v;
+            g[j * n + i] = v;
+        }
+    }
+    g
+}
+
+/// BᵀB of B `(d, rank)`.
+fn gram_columns(b: &[f32], rank: usize) -> Vec<f64> {
+    let columns = transpose(b, b.len() / rank, rank);
+    gram(&columns.chunks_exact(b.len() / rank).collect::<Vec<_>>())
+}
+
+/// cᵀGc, never below 0.
+fn quadratic(g: &[f64], c: &[f64]) -> f64 {
+    let n = c.len();
+    let mut sum = 0.0;
+    for i in 0..n {
+        for j in 0..n {
+            sum += c[i] * g[i * n + j] * c[j];
+        }
+    }
+    sum.max(0.0)
+}
+
+/// True if ‖s·BAx‖ ≤ share·‖x‖ for *every* x: the largest singular value of BA from the two Gram matrices. Rank 1 and 2
+/// only, where the eigenvalue has a closed form; it saves the walk over the ring while the adapter is small.
+fn certified(f: &Factors, share: f64) -> bool {
+    if f.rank() > 2 {
+        return false;
+    }
+    let ga = gram(&f.a.chunks_exact(f.dim()).collect::<Vec<_>>());
+    let gb = gram_columns(&f.b, f.rank());
+    let largest = if f.rank() == 1 {
+        ga[0] * gb[0]
+    } else {
+        // Largest eigenvalue of the 2 × 2 product; it is similar to a positive semi-definite matrix, so it is real.
+        let m = [
+            gb[0] * ga[0] + gb[1] * ga[2],
+            gb[0] * ga[1] + gb[1] * ga[3],
+            gb[2] * ga[0] + gb[3] * ga[2],
+            gb[2] * ga[1] + gb[3] * ga[3],
+        ];
+        let half = (m[0] + m[3]) / 2.0;
+        let det = m[0] * m[3] - m[1] * m[2];
+        half + (half * half - det).max(0.0).sqrt()
+    };
+    f64::from(f.scale()).powi(2) * largest <= share * share
+}
+
+/// Scales the adapter back until ‖Δ(x)‖ ≤ share·‖x‖ for every query in the ring, where Δ is what learning added to the
+/// anchor; true if it had to.
+pub(super) fn enforce(f: &mut Factors, ring: &QueryRing, anchor: Option<&Anchor>, share: f64) -> bool {
+    let scaled = match anchor {
+        None => !certified(f, share) && from_identity(f, ring, share),
+        Some(anchor) => from_anchor(f, ring, anchor, share),
+    };
+    if scaled {
+        f.refresh();
+    }
+    scaled
+}
+
+/// Rounding of the float32 factors must not end outside the region.
+const INSIDE: f64 = 1.0 - 1e-6;
+
+/// Δ = s·BA: linear in B, so one factor brings the worst query onto the border.
+fn from_identity(f: &mut Factors, ring: &QueryRing, share: f64) -> bool {
+    let d = f.dim();
+    let g = gram_columns(&f.b, f.rank());
+    let s2 = f64::from(f.scale()).powi(2);
+    let mut h = vec![0.0; f.rank()];
+    let mut worst = 0.0f64;
+    for x in ring.rows.chunks_exact(d) {
+        let len = f64::from(kernels::dot(x, x));
+        if len > 0.0 {
+            for (h, row) in h.iter_mut().zip(f.a.chunks_exact(d)) {
+                *h = f64::from(kernels::dot(row, x));
+            }
+            worst = worst.max(s2 * quadratic(&g, &h) / len);
+        }
+    }
+    let worst = worst.sqrt();
+    if worst <= share {
+        return false;
+    }
+    kernels::scale((share / worst * INSIDE) as f32, &mut f.b);
+    true
+}
+
+/// With A = A₀ + c·dA and B = B₀ + c·dB, Δx = s(c·u + c²·w), u = dB A₀x + B₀ dA x, w = dB dA x. The bound
+/// c‖u‖ + c²‖w‖ grows with c, so its root is the largest safe c for one query; the smallest of them serves all.
+fn from_anchor(f: &mut Factors, ring: &QueryRing, anchor: &Anchor, share: f64) -> bool {
+    let (d, r) = (f.dim(), f.rank());
+    let sub = |x: &[f32], y: &[f32]| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| x - y).collect() };
+    let (da, db) = (sub(&f.a, &anchor.a), sub(&f.b, &anchor.b));
+    let (dbt, b0t) = (transpose(&db, d, r), transpose(&anchor.b, d, r));
+    let basis: Vec<&[f32]> = dbt.chunks_exact(d).chain(b0t.chunks_exact(d)).collect();
+    let g = gram(&basis);
+    let s = f64::from(f.scale()).abs();
+    let mut best = 1.0f64;
+    for x in ring.rows.chunks_exact(d) {
+        let at = |m: &[f32]| -> Vec<f64> {
+            m.chunks_exact(d)
+                .map(|row| f64::from(kernels::dot(row, x)))
+                .collect()
+        };
+        let (h0, dh) = (at(&anchor.a), at(&da));
+        let zero = vec![0.0; r];
+        let len = |c: &[&[f64]]| s * quadratic(&g, &c.concat()).sqrt();
+        let (u, w, whole) = (len(&[&h0, &dh]), len(&[&dh, &zero]), {
+            let sum: Vec<f64> = h0.iter().zip(&dh).map(|(a, b)| a + b).collect();
+            len(&[&sum, &dh])
+        });
+        let bound = share * f64::from(kernels::dot(x, x)).sqrt();
+        if whole > bound && bound > 0.0 {
+            // The positive root of w·c² + u·c = bound, in the form that survives w = 0.
+            best = best.min(2.0 * bound / (u + (u * u + 4.0 * w * bound).sqrt()));
+        }
+    }
+    if best >= 1.0 {
+        return false;
+    }
+    let c = (best * INSIDE) as f32;
+    for (p, (d, a)) in f.a.iter_mut().zip(da.iter().zip(&anchor.a)) {
+        *p = a + c * d;
+    }
+    for (p, (d, a)) in f.b.iter_mut().zip(db.iter().zip(&anchor.b)) {
+        *p = a + c * d;
+    }
+    true
+}
