@@ -36,6 +36,13 @@ pub(super) unsafe fn quarter(v: __m128) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)))
 }
 
+/// Largest of four lanes.
+#[inline(always)]
+pub(super) unsafe fn biggest(v: __m128) -> f32 {
+    let m = _mm_max_ps(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)))
+}
+
 /// Adds the upper half to the lower.
 #[inline(always)]
 pub(super) unsafe fn halve(v: __m256) -> __m128 {
@@ -82,6 +89,44 @@ impl Lanes for F32x8 {
         Self(_mm256_mul_ps(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        Self(_mm256_div_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        Self(_mm256_max_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        Self(_mm256_min_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Self(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
+    }
+    #[inline(always)]
+    unsafe fn pow2(self, n: Self) -> Self {
+        // Two factors, because 2ⁿ itself may lie outside the exponent range; only the second product can round.
+        let n = _mm256_cvtps_epi32(n.0);
+        let half = _mm256_srai_epi32::<1>(n);
+        let one = _mm256_set1_epi32(127);
+        let f = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, one));
+        let g = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), one));
+        let v = _mm256_mul_ps(self.0, _mm256_castsi256_ps(f));
+        Self(_mm256_mul_ps(v, _mm256_castsi256_ps(g)))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, n: usize) {
+        let i = _mm256_cvtps_epi32(self.0);
+        let w = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256::<1>(i));
+        let b = _mm_cvtsi128_si64(_mm_packs_epi16(w, w)).to_le_bytes();
+        std::ptr::copy_nonoverlapping(b.as_ptr().cast(), p, n);
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Self(_mm256_fmadd_ps(self.0, a.0, b.0))
     }
@@ -93,6 +138,13 @@ impl Lanes for F32x8 {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         quarter(halve(self.0))
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        biggest(_mm_max_ps(
+            _mm256_castps256_ps128(self.0),
+            _mm256_extractf128_ps::<1>(self.0),
+        ))
     }
     #[inline(always)]
     unsafe fn sums4(v: [Self; 4]) -> [f32; 4] {
@@ -107,6 +159,19 @@ impl Lanes for F32x8 {
         let even = _mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(even));
         let odd = _mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(odd));
         (Self(_mm256_castpd_ps(even)), Self(_mm256_castpd_ps(odd)))
+    }
+    #[inline(always)]
+    unsafe fn twice(self) -> (Self, Self) {
+        let lo = _mm256_unpacklo_ps(self.0, self.0);
+        let hi = _mm256_unpackhi_ps(self.0, self.0);
+        (
+            Self(_mm256_permute2f128_ps::<0x20>(lo, hi)),
+            Self(_mm256_permute2f128_ps::<0x31>(lo, hi)),
+        )
+    }
+    #[inline(always)]
+    unsafe fn alternate(even: f32, odd: f32) -> Self {
+        Self(_mm256_setr_ps(even, odd, even, odd, even, odd, even, odd))
     }
 }
 

@@ -4,7 +4,7 @@
     reason = "one contract for the module, stated in `lanes`"
 )]
 
-use super::avx2::{halve, quarter, quarters};
+use super::avx2::{biggest, halve, quarter, quarters};
 use super::entry::entries;
 use super::lanes::{Bytes, Lanes};
 use std::arch::x86_64::*;
@@ -67,6 +67,35 @@ impl Lanes for F32x16 {
         Self(_mm512_mul_ps(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        Self(_mm512_div_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        Self(_mm512_max_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        Self(_mm512_min_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Self(_mm512_abs_ps(self.0))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self(_mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0))
+    }
+    #[inline(always)]
+    unsafe fn pow2(self, n: Self) -> Self {
+        Self(_mm512_scalef_ps(self.0, n.0))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, n: usize) {
+        let k = ((1u32 << n) - 1) as __mmask16;
+        _mm512_mask_cvtsepi32_storeu_epi8(p.cast(), k, _mm512_cvtps_epi32(self.0));
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Self(_mm512_fmadd_ps(self.0, a.0, b.0))
     }
@@ -78,6 +107,17 @@ impl Lanes for F32x16 {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         quarter(halve16(self.0))
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let m = _mm256_max_ps(
+            _mm512_castps512_ps256(self.0),
+            _mm512_extractf32x8_ps::<1>(self.0),
+        );
+        biggest(_mm_max_ps(
+            _mm256_castps256_ps128(m),
+            _mm256_extractf128_ps::<1>(m),
+        ))
     }
     #[inline(always)]
     unsafe fn sums4(v: [Self; 4]) -> [f32; 4] {
@@ -92,6 +132,20 @@ impl Lanes for F32x16 {
             Self(_mm512_permutex2var_ps(lo.0, even, hi.0)),
             Self(_mm512_permutex2var_ps(lo.0, odd, hi.0)),
         )
+    }
+    #[inline(always)]
+    unsafe fn twice(self) -> (Self, Self) {
+        let lo = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+        let hi = _mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+        (
+            Self(_mm512_permutexvar_ps(lo, self.0)),
+            Self(_mm512_permutexvar_ps(hi, self.0)),
+        )
+    }
+    #[inline(always)]
+    unsafe fn alternate(even: f32, odd: f32) -> Self {
+        let pair = u64::from(odd.to_bits()) << 32 | u64::from(even.to_bits());
+        Self(_mm512_castsi512_ps(_mm512_set1_epi64(pair.cast_signed())))
     }
 }
 

@@ -4,7 +4,7 @@
     reason = "one contract for the module, stated in `lanes`"
 )]
 
-use super::lanes::Bytes;
+use super::lanes::{Bytes, Lanes};
 
 #[inline(always)]
 unsafe fn row_sums<B: Bytes, const R: usize>(rows: [*const i8; R], q: *const i8, n: usize) -> [B::Acc; R] {
@@ -64,4 +64,42 @@ pub(super) unsafe fn gemv<B: Bytes>(rows: *const i8, d: usize, q: *const i8, out
         *o = B::sum(s).wrapping_sub(bias);
         p = p.add(d);
     }
+}
+
+/// q = round(x / s) with s = max|x| / 127; returns s, and 1 for a row of zeros.
+#[inline(always)]
+pub(super) unsafe fn quantize<V: Lanes>(x: *const f32, q: *mut i8, n: usize) -> f32 {
+    let mut m = [V::splat(0.0); 2];
+    let mut i = 0;
+    while i + 2 * V::N <= n {
+        for (j, m) in m.iter_mut().enumerate() {
+            *m = V::load(x.add(i + j * V::N)).abs().max(*m);
+        }
+        i += 2 * V::N;
+    }
+    while i < n {
+        let w = (n - i).min(V::N);
+        let v = if w == V::N {
+            V::load(x.add(i))
+        } else {
+            V::load_part(x.add(i), w)
+        };
+        m[0] = v.abs().max(m[0]);
+        i += w;
+    }
+    let s = super::scalar::byte_scale(m[0].max(m[1]).largest());
+    let (step, limit) = (V::splat(s), V::splat(127.0));
+    let low = V::splat(-127.0);
+    i = 0;
+    while i < n {
+        let w = (n - i).min(V::N);
+        let v = if w == V::N {
+            V::load(x.add(i))
+        } else {
+            V::load_part(x.add(i), w)
+        };
+        v.div(step).min(limit).max(low).store_i8(q.add(i), w);
+        i += w;
+    }
+    s
 }

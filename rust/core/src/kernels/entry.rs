@@ -2,8 +2,9 @@
 
 macro_rules! entries {
     ($tier:expr, $features:literal, $lanes:ty, $bytes:ty) => {
+        use super::scalar::Projections;
         use super::tier::{Table, Tier};
-        use super::{bytes, dense, low_rank};
+        use super::{bytes, dense, exponent, low_rank, tile};
 
         #[target_feature(enable = $features)]
         unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -51,6 +52,68 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
+        unsafe fn low_rank_apply_rows(
+            x: &[f32],
+            d: usize,
+            a: &[f32],
+            b: &[f32],
+            rank: usize,
+            s: f32,
+            out: &mut [f32],
+        ) {
+            low_rank::apply_rows::<$lanes>(x, d, a.as_ptr(), b.as_ptr(), rank, s, out.as_mut_ptr());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn low_rank_project(x: &[f32], g: &[f32], a: &[f32], b: &[f32], rank: usize) -> Projections {
+            low_rank::project::<$lanes>(x, g.as_ptr(), a.as_ptr(), b.as_ptr(), rank)
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn low_rank_update(
+            x: &[f32],
+            g: &[f32],
+            by: &Projections,
+            rank: usize,
+            da: &mut [f32],
+            db: &mut [f32],
+        ) {
+            low_rank::update::<$lanes>(x, g.as_ptr(), by, rank, da.as_mut_ptr(), db.as_mut_ptr());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn exp(x: &mut [f32]) {
+            exponent::exp::<$lanes>(x.as_mut_ptr(), x.len());
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn softmax(x: &mut [f32], temperature: f32) {
+            exponent::softmax::<$lanes>(x.as_mut_ptr(), x.len(), temperature);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn log_sum_exp(x: &[f32]) -> f32 {
+            exponent::log_sum_exp::<$lanes>(x.as_ptr(), x.len())
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn quantize_i8(x: &[f32], q: &mut [i8]) -> f32 {
+            bytes::quantize::<$lanes>(x.as_ptr(), q.as_mut_ptr(), x.len())
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn tile(rows: &[f32], d: usize, panel: &[f32], width: usize, out: &mut [f32]) {
+            tile::products::<$lanes>(
+                rows.as_ptr(),
+                rows.len() / d,
+                d,
+                panel.as_ptr(),
+                width,
+                out.as_mut_ptr(),
+            );
+        }
+
+        #[target_feature(enable = $features)]
         unsafe fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
             bytes::dot::<$bytes>(a.as_ptr(), b.as_ptr(), a.len())
         }
@@ -71,6 +134,14 @@ macro_rules! entries {
             gather_dot,
             weighted_sum_rows,
             low_rank_apply,
+            low_rank_apply_rows,
+            low_rank_project,
+            low_rank_update,
+            exp,
+            softmax,
+            log_sum_exp,
+            quantize_i8,
+            tile,
             dot_i8,
             gemv_i8,
         };

@@ -21,16 +21,34 @@ pub(super) trait Lanes: Copy {
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
     unsafe fn mul(self, o: Self) -> Self;
+    unsafe fn div(self, o: Self) -> Self;
+    /// Lane by lane the larger; `o` where either is NaN.
+    unsafe fn max(self, o: Self) -> Self;
+    /// Lane by lane the smaller; `o` where either is NaN.
+    unsafe fn min(self, o: Self) -> Self;
+    unsafe fn abs(self) -> Self;
+    /// Nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `self · 2ⁿ` for integers `n` in −150..=129, rounded once.
+    unsafe fn pow2(self, n: Self) -> Self;
+    /// Nearest integers as signed bytes (values lie in −128..=127), the first `n <= N` of them stored.
+    unsafe fn store_i8(self, p: *mut i8, n: usize);
     /// `self * a + b`, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// No lane is NaN or infinite.
     unsafe fn finite(self) -> bool;
     /// Sum of the lanes by halving: the same tree as [`Lanes::sums4`].
     unsafe fn sum(self) -> f32;
+    /// Largest lane.
+    unsafe fn largest(self) -> f32;
     /// The four sums at once.
     unsafe fn sums4(v: [Self; 4]) -> [f32; 4];
     /// Splits `2 * N` floats `e0 o0 e1 o1 …` into `(e, o)`.
     unsafe fn deinterleave(lo: Self, hi: Self) -> (Self, Self);
+    /// Every lane twice: `v0 v0 v1 v1 …` in two registers.
+    unsafe fn twice(self) -> (Self, Self);
+    /// `even odd even odd …`.
+    unsafe fn alternate(even: f32, odd: f32) -> Self;
 }
 
 /// A register of signed bytes with a register of 32-bit sums.

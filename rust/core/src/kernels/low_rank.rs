@@ -4,8 +4,9 @@
     reason = "one contract for the module, stated in `lanes`"
 )]
 
-use super::dense::{dot, row_sums};
+use super::dense::{axpy, dot, row_sums};
 use super::lanes::Lanes;
+use super::scalar::Projections;
 
 #[inline(always)]
 unsafe fn apply1<V: Lanes>(x: *const f32, a: *const f32, b: *const f32, s: f32, out: *mut f32, d: usize) {
@@ -81,6 +82,107 @@ pub(super) unsafe fn apply<V: Lanes>(
                 }
                 from += width;
             }
+        }
+    }
+}
+
+/// Rows of `x` (n, d), each as [`apply`] does it, so that a batch equals its single calls bit for bit.
+#[inline(always)]
+pub(super) unsafe fn apply_rows<V: Lanes>(
+    x: &[f32],
+    d: usize,
+    a: *const f32,
+    b: *const f32,
+    rank: usize,
+    s: f32,
+    out: *mut f32,
+) {
+    for (i, row) in x.chunks_exact(d.max(1)).enumerate() {
+        apply::<V>(row, a, b, rank, s, out.add(i * d));
+    }
+}
+
+/// Ax and Bᵀg for rank 1 or 2.
+#[inline(always)]
+pub(super) unsafe fn project<V: Lanes>(
+    x: &[f32],
+    g: *const f32,
+    a: *const f32,
+    b: *const f32,
+    rank: usize,
+) -> Projections {
+    let (x, d) = (x.as_ptr(), x.len());
+    if rank == 1 {
+        return Projections {
+            ax: [dot::<V>(a, x, d), 0.0],
+            bg: [dot::<V>(b, g, d), 0.0],
+        };
+    }
+    let [h0, h1] = row_sums::<V, 2>([a, a.add(d)], x, d);
+    let mut u = [[V::splat(0.0); 2]; 2];
+    let mut i = 0;
+    while i + 2 * V::N <= d {
+        for (j, u) in u.iter_mut().enumerate() {
+            let at = i + j * V::N;
+            let (b0, b1) = V::deinterleave(V::load(b.add(2 * at)), V::load(b.add(2 * at + V::N)));
+            let g = V::load(g.add(at));
+            *u = [b0.fma(g, u[0]), b1.fma(g, u[1])];
+        }
+        i += 2 * V::N;
+    }
+    while i < d {
+        let m = (d - i).min(V::N);
+        let (g, (b0, b1)) = if m == V::N {
+            let pair = V::deinterleave(V::load(b.add(2 * i)), V::load(b.add(2 * i + V::N)));
+            (V::load(g.add(i)), pair)
+        } else {
+            (V::load_part(g.add(i), m), columns::<V>(b, i, m))
+        };
+        u[0] = [b0.fma(g, u[0][0]), b1.fma(g, u[0][1])];
+        i += m;
+    }
+    Projections {
+        ax: [h0.sum(), h1.sum()],
+        bg: [u[0][0].add(u[1][0]).sum(), u[0][1].add(u[1][1]).sum()],
+    }
+}
+
+/// da[r] += bg[r]·x and db[·, r] += ax[r]·g.
+#[inline(always)]
+pub(super) unsafe fn update<V: Lanes>(
+    x: &[f32],
+    g: *const f32,
+    by: &Projections,
+    rank: usize,
+    da: *mut f32,
+    db: *mut f32,
+) {
+    let (x, d) = (x.as_ptr(), x.len());
+    axpy::<V>(by.bg[0], x, da, d);
+    if rank == 1 {
+        return axpy::<V>(by.ax[0], g, db, d);
+    }
+    axpy::<V>(by.bg[1], x, da.add(d), d);
+    let q = V::alternate(by.ax[0], by.ax[1]);
+    let mut i = 0;
+    while i + V::N <= d {
+        let (lo, hi) = V::load(g.add(i)).twice();
+        let to = db.add(2 * i);
+        lo.fma(q, V::load(to)).store(to);
+        hi.fma(q, V::load(to.add(V::N))).store(to.add(V::N));
+        i += V::N;
+    }
+    if i < d {
+        let m = d - i;
+        let (lo, hi) = V::load_part(g.add(i), m).twice();
+        let to = db.add(2 * i);
+        if 2 * m >= V::N {
+            lo.fma(q, V::load(to)).store(to);
+            let to = to.add(V::N);
+            hi.fma(q, V::load_part(to, 2 * m - V::N))
+                .store_part(to, 2 * m - V::N);
+        } else {
+            lo.fma(q, V::load_part(to, 2 * m)).store_part(to, 2 * m);
         }
     }
 }

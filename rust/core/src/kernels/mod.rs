@@ -20,17 +20,23 @@ mod dense;
 #[cfg(target_arch = "x86_64")]
 mod entry;
 #[cfg(target_arch = "x86_64")]
+mod exponent;
+#[cfg(target_arch = "x86_64")]
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod low_rank;
+mod panel;
 pub mod scalar;
 mod scan;
 mod select;
 #[cfg(test)]
 mod tests;
 mod tier;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
-pub use scalar::softmax;
+pub use panel::{Panels, gemm_nt, scan_top_k_batch};
+pub use scalar::Projections;
 pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};
 pub use select::{Score, TopK};
 pub use tier::{Tier, tier, tiers};
@@ -113,6 +119,97 @@ pub fn low_rank_apply(x: &[f32], a: &[f32], b: &[f32], rank: usize, s: f32, out:
     );
     // SAFETY: the table is this processor's, the lengths agree.
     unsafe { (table().low_rank_apply)(x, a, b, rank, s, out) }
+}
+
+/// [`low_rank_apply`] for each row of `x` (n, d): the same bits as one call per row.
+pub fn low_rank_apply_rows(x: &[f32], d: usize, a: &[f32], b: &[f32], rank: usize, s: f32, out: &mut [f32]) {
+    assert!(
+        a.len() == rank * d
+            && b.len() == rank * d
+            && out.len() == x.len()
+            && x.len().is_multiple_of(d.max(1)),
+        "low_rank_apply_rows: expected x (n, d), a (rank, d), b (d, rank), out (n, d)"
+    );
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().low_rank_apply_rows)(x, d, a, b, rank, s, out) }
+}
+
+/// Adds the gradients of y = x + s·B(Ax) for ∂L/∂y = `g`: da += s·(Bᵀg)xᵀ, db += s·g(Ax)ᵀ. Rank 1 or 2, the factors'
+/// layouts as in [`low_rank_apply`].
+#[allow(
+    clippy::too_many_arguments,
+    reason = "two vectors, two factors, two gradients"
+)]
+pub fn low_rank_grad(
+    x: &[f32],
+    g: &[f32],
+    a: &[f32],
+    b: &[f32],
+    rank: usize,
+    s: f32,
+    da: &mut [f32],
+    db: &mut [f32],
+) {
+    let size = check_low_rank(x, g, a, b, rank);
+    assert!(
+        da.len() == size && db.len() == size,
+        "low_rank_grad: expected da as a, db as b"
+    );
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe {
+        let by = (table().low_rank_project)(x, g, a, b, rank).times(s);
+        (table().low_rank_update)(x, g, &by, rank, da, db);
+    }
+}
+
+/// One step of plain gradient descent on both factors: [`low_rank_grad`] times −`lr`, in place.
+pub fn low_rank_step(x: &[f32], g: &[f32], a: &mut [f32], b: &mut [f32], rank: usize, s: f32, lr: f32) {
+    check_low_rank(x, g, a, b, rank);
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe {
+        let by = (table().low_rank_project)(x, g, a, b, rank).times(-lr * s);
+        (table().low_rank_update)(x, g, &by, rank, a, b);
+    }
+}
+
+fn check_low_rank(x: &[f32], g: &[f32], a: &[f32], b: &[f32], rank: usize) -> usize {
+    let size = rank * x.len();
+    assert!(rank == 1 || rank == 2, "rank must be 1 or 2");
+    assert!(
+        g.len() == x.len() && a.len() == size && b.len() == size,
+        "expected g (d), a (rank, d), b (d, rank)"
+    );
+    size
+}
+
+/// x ← e^x, within 2 units in the last place; NaN stays NaN, overflow is ∞, underflow runs through the denormals to 0.
+#[inline]
+pub fn exp(x: &mut [f32]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (table().exp)(x) }
+}
+
+/// x ← softmax(x/τ), in place, for finite x and τ > 0. An empty slice stays empty.
+#[inline]
+pub fn softmax(x: &mut [f32], temperature: f32) {
+    // SAFETY: the table is this processor's.
+    unsafe { (table().softmax)(x, temperature) }
+}
+
+/// ln Σ e^x; −∞ for an empty slice.
+#[inline]
+#[must_use]
+pub fn log_sum_exp(x: &[f32]) -> f32 {
+    // SAFETY: the table is this processor's.
+    unsafe { (table().log_sum_exp)(x) }
+}
+
+/// q = round(x / s), ties to even, with s = max|x| / 127, for finite x; returns s, and 1 for a row of zeros.
+#[inline]
+pub fn quantize_i8(x: &[f32], q: &mut [i8]) -> f32 {
+    assert_eq!(x.len(), q.len(), "quantize_i8: lengths differ");
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().quantize_i8)(x, q) }
 }
 
 /// out[i] = rowᵢ·q for `rows` (n, d) row-major.

@@ -88,6 +88,56 @@ pub fn low_rank_apply(x: &[f32], a: &[f32], b: &[f32], rank: usize, s: f32, out:
     }
 }
 
+/// [`low_rank_apply`] for each row of `x` (n, d).
+pub fn low_rank_apply_rows(x: &[f32], d: usize, a: &[f32], b: &[f32], rank: usize, s: f32, out: &mut [f32]) {
+    for (x, out) in x.chunks_exact(d.max(1)).zip(out.chunks_exact_mut(d.max(1))) {
+        low_rank_apply(x, a, b, rank, s, out);
+    }
+}
+
+/// Ax and Bᵀg of a rank-2 adapter, what its gradients are made of; rank 1 leaves the second entries 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Projections {
+    /// Ax.
+    pub ax: [f32; 2],
+    /// Bᵀg.
+    pub bg: [f32; 2],
+}
+
+impl Projections {
+    /// Both times `s`.
+    #[must_use]
+    pub fn times(self, s: f32) -> Self {
+        Self {
+            ax: self.ax.map(|v| s * v),
+            bg: self.bg.map(|v| s * v),
+        }
+    }
+}
+
+/// Ax and Bᵀg for rank 1 or 2.
+#[must_use]
+pub fn low_rank_project(x: &[f32], g: &[f32], a: &[f32], b: &[f32], rank: usize) -> Projections {
+    let d = x.len();
+    let mut out = Projections::default();
+    for r in 0..rank {
+        out.ax[r] = dot(&a[r * d..(r + 1) * d], x);
+        out.bg[r] = (0..d).map(|i| b[i * rank + r] * g[i]).sum();
+    }
+    out
+}
+
+/// da[r] += bg[r]·x and db[·, r] += ax[r]·g for rank 1 or 2.
+pub fn low_rank_update(x: &[f32], g: &[f32], by: &Projections, rank: usize, da: &mut [f32], db: &mut [f32]) {
+    let d = x.len();
+    for r in 0..rank {
+        axpy(by.bg[r], x, &mut da[r * d..(r + 1) * d]);
+        for (db, g) in db.chunks_exact_mut(rank).zip(g) {
+            db[r] += by.ax[r] * g;
+        }
+    }
+}
+
 /// out[i] = rowᵢ·q for `rows` (n, d) row-major.
 pub fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
     debug_assert_eq!(rows.len(), out.len() * d);
@@ -136,6 +186,49 @@ pub fn softmax(x: &mut [f32], temperature: f32) {
     let inv = (1.0 / sum) as f32;
     for v in x {
         *v *= inv;
+    }
+}
+
+/// x ← e^x.
+pub fn exp(x: &mut [f32]) {
+    for v in x {
+        *v = v.exp();
+    }
+}
+
+/// ln Σ e^x; −∞ for an empty slice.
+#[must_use]
+pub fn log_sum_exp(x: &[f32]) -> f32 {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if max.is_infinite() {
+        return max;
+    }
+    let sum: f64 = x.iter().map(|v| f64::from((v - max).exp())).sum();
+    (f64::from(max) + sum.ln()) as f32
+}
+
+/// The step of symmetric bytes for values up to `largest`; 1 where there is nothing to resolve.
+pub(super) fn byte_scale(largest: f32) -> f32 {
+    let s = largest / 127.0;
+    if s > 0.0 { s } else { 1.0 }
+}
+
+/// q = round(x / s), ties to even, with s = max|x| / 127; returns s, and 1 for a row of zeros.
+pub fn quantize_i8(x: &[f32], q: &mut [i8]) -> f32 {
+    let s = byte_scale(x.iter().fold(0.0, |m, v| v.abs().max(m)));
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x / s).clamp(-127.0, 127.0).round_ties_even() as i8;
+    }
+    s
+}
+
+/// out (n, width) = rows (n, d) · panel (d, width).
+pub fn tile(rows: &[f32], d: usize, panel: &[f32], width: usize, out: &mut [f32]) {
+    for (row, out) in rows.chunks_exact(d).zip(out.chunks_exact_mut(width)) {
+        out.fill(0.0);
+        for (x, line) in row.iter().zip(panel.chunks_exact(width)) {
+            axpy(*x, line, out);
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 
 /// A score that has a total order: NaN counts as the lowest value, −0 as +0.
 pub trait Score: Copy + PartialOrd {
+    /// The lowest value.
+    const LOWEST: Self;
     /// Order-preserving 32-bit key.
     fn key(self) -> u32;
     /// The score of a key.
@@ -12,6 +14,7 @@ pub trait Score: Copy + PartialOrd {
 }
 
 impl Score for f32 {
+    const LOWEST: Self = f32::NEG_INFINITY;
     #[inline]
     fn key(self) -> u32 {
         // NaN ranks with −∞, and adding 0 turns −0 into +0.
@@ -30,6 +33,7 @@ impl Score for f32 {
 }
 
 impl Score for i32 {
+    const LOWEST: Self = i32::MIN;
     #[inline]
     fn key(self) -> u32 {
         self.cast_unsigned() ^ 1 << 31
@@ -70,17 +74,22 @@ impl<T: Score> TopK<T> {
         Self {
             heap: BinaryHeap::with_capacity(k.min(1 << 16)),
             k,
-            bar: T::of_key(0),
+            bar: T::LOWEST,
             open: true,
         }
     }
 
-    /// Offers one score.
+    /// Offers one score; true if it entered.
     #[inline]
-    pub fn push(&mut self, score: T, index: usize) {
-        if self.open || score >= self.bar {
-            self.insert(score, index);
-        }
+    pub fn push(&mut self, score: T, index: usize) -> bool {
+        (self.open || score >= self.bar) && self.insert(score, index)
+    }
+
+    /// What a score must at least reach to enter; the lowest value as long as there is room.
+    #[inline]
+    #[must_use]
+    pub fn bar(&self) -> T {
+        self.bar
     }
 
     /// Offers `scores[i]` at position `first + i`.
@@ -98,13 +107,13 @@ impl<T: Score> TopK<T> {
     }
 
     #[cold]
-    fn insert(&mut self, score: T, index: usize) {
+    fn insert(&mut self, score: T, index: usize) -> bool {
         let entry = pack(score, index);
         if self.heap.len() < self.k {
             self.heap.push(Reverse(entry));
         } else if let Some(mut worst) = self.heap.peek_mut() {
             if worst.0 >= entry {
-                return;
+                return false;
             }
             worst.0 = entry;
         }
@@ -112,6 +121,7 @@ impl<T: Score> TopK<T> {
         if let (false, Some(worst)) = (self.open, self.heap.peek()) {
             self.bar = unpack::<T>(worst.0).0;
         }
+        true
     }
 
     /// The entries, best first.

@@ -1,6 +1,6 @@
 //! Which instruction set runs: found once, kept as one pointer to a table of functions.
 
-use super::scalar;
+use super::scalar::{self, Projections};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Instruction set tiers, slowest first.
@@ -47,6 +47,14 @@ pub(super) struct Table {
     pub gather_dot: unsafe fn(&[f32], usize, &[usize], &[f32], &mut [f32]),
     pub weighted_sum_rows: unsafe fn(&[f32], usize, &[usize], &[f32], &mut [f32]),
     pub low_rank_apply: unsafe fn(&[f32], &[f32], &[f32], usize, f32, &mut [f32]),
+    pub low_rank_apply_rows: unsafe fn(&[f32], usize, &[f32], &[f32], usize, f32, &mut [f32]),
+    pub low_rank_project: unsafe fn(&[f32], &[f32], &[f32], &[f32], usize) -> Projections,
+    pub low_rank_update: unsafe fn(&[f32], &[f32], &Projections, usize, &mut [f32], &mut [f32]),
+    pub exp: unsafe fn(&mut [f32]),
+    pub softmax: unsafe fn(&mut [f32], f32),
+    pub log_sum_exp: unsafe fn(&[f32]) -> f32,
+    pub quantize_i8: unsafe fn(&[f32], &mut [i8]) -> f32,
+    pub tile: unsafe fn(&[f32], usize, &[f32], usize, &mut [f32]),
     pub dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
     pub gemv_i8: unsafe fn(&[i8], usize, &[i8], &mut [i32]),
 }
@@ -62,6 +70,14 @@ static SCALAR: Table = Table {
     gather_dot: scalar::gather_dot,
     weighted_sum_rows: scalar::weighted_sum_rows,
     low_rank_apply: scalar::low_rank_apply,
+    low_rank_apply_rows: scalar::low_rank_apply_rows,
+    low_rank_project: scalar::low_rank_project,
+    low_rank_update: scalar::low_rank_update,
+    exp: scalar::exp,
+    softmax: scalar::softmax,
+    log_sum_exp: scalar::log_sum_exp,
+    quantize_i8: scalar::quantize_i8,
+    tile: scalar::tile,
     dot_i8: scalar::dot_i8,
     gemv_i8: scalar::gemv_i8,
 };
