@@ -18,6 +18,23 @@ def simd_tiers() -> list[str]: ...
 
 # --- patterns: kmeans ------------------------------------------------------------------------------------------------
 
+def kmeans(
+    x: npt.ArrayLike,
+    k: int,
+    *,
+    init: npt.ArrayLike | str,
+    weights: npt.ArrayLike | None,
+    max_iterations: int,
+    tol: float,
+    metric: str,
+    algorithm: str,
+    seed: int,
+    n_threads: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float, int, bool]: ...
+def kmeans_plus_plus(
+    x: npt.ArrayLike, k: int, *, weights: npt.ArrayLike | None, seed: int
+) -> npt.NDArray[np.int64]: ...
+
 # --- patterns: vector index ------------------------------------------------------------------------------------------
 
 @final

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 # kmeans
+from sona.patterns._kmeans import KMeansResult as KMeansResult
+from sona.patterns._kmeans import kmeans as kmeans
+from sona.patterns._kmeans import kmeans_plus_plus as kmeans_plus_plus
 
 # vector index
 from sona._core import VectorIndex as VectorIndex

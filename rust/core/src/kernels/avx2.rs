@@ -101,6 +101,11 @@ impl Lanes for F32x8 {
         Self(_mm256_min_ps(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm256_blendv_ps(no.0, yes.0, greater))
+    }
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         Self(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0))
     }

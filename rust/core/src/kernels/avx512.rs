@@ -79,6 +79,11 @@ impl Lanes for F32x16 {
         Self(_mm512_min_ps(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm512_mask_blend_ps(greater, no.0, yes.0))
+    }
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         Self(_mm512_abs_ps(self.0))
     }

@@ -4,7 +4,7 @@ macro_rules! entries {
     ($tier:expr, $features:literal, $lanes:ty, $bytes:ty) => {
         use super::scalar::Projections;
         use super::tier::{Table, Tier};
-        use super::{bytes, dense, exponent, low_rank, tile};
+        use super::{bytes, dense, exponent, low_rank, nearest, tile};
 
         #[target_feature(enable = $features)]
         unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -114,6 +114,11 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
+        unsafe fn best_two(products: &[f32], half_norms: &[f32], first: usize, out: &mut nearest::Nearest) {
+            nearest::best_two::<$lanes>(products.as_ptr(), half_norms, first, out);
+        }
+
+        #[target_feature(enable = $features)]
         unsafe fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
             bytes::dot::<$bytes>(a.as_ptr(), b.as_ptr(), a.len())
         }
@@ -142,6 +147,7 @@ macro_rules! entries {
             log_sum_exp,
             quantize_i8,
             tile,
+            best_two,
             dot_i8,
             gemv_i8,
         };

@@ -26,6 +26,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn max(self, o: Self) -> Self;
     /// Lane by lane the smaller; `o` where either is NaN.
     unsafe fn min(self, o: Self) -> Self;
+    /// Lane by lane `yes` where `self > o`, else `no`.
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self;
     unsafe fn abs(self) -> Self;
     /// Nearest integer, ties to even.
     unsafe fn round(self) -> Self;

@@ -25,6 +25,7 @@ mod exponent;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod low_rank;
+pub mod nearest;
 mod panel;
 pub mod scalar;
 mod scan;

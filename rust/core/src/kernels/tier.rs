@@ -1,5 +1,6 @@
 //! Which instruction set runs: found once, kept as one pointer to a table of functions.
 
+use super::nearest::{self, Nearest};
 use super::scalar::{self, Projections};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -55,6 +56,7 @@ pub(super) struct Table {
     pub log_sum_exp: unsafe fn(&[f32]) -> f32,
     pub quantize_i8: unsafe fn(&[f32], &mut [i8]) -> f32,
     pub tile: unsafe fn(&[f32], usize, &[f32], usize, &mut [f32]),
+    pub best_two: unsafe fn(&[f32], &[f32], usize, &mut Nearest),
     pub dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
     pub gemv_i8: unsafe fn(&[i8], usize, &[i8], &mut [i32]),
 }
@@ -78,6 +80,7 @@ static SCALAR: Table = Table {
     log_sum_exp: scalar::log_sum_exp,
     quantize_i8: scalar::quantize_i8,
     tile: scalar::tile,
+    best_two: nearest::best_two_scalar,
     dot_i8: scalar::dot_i8,
     gemv_i8: scalar::gemv_i8,
 };

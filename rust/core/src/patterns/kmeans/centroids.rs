@@ -1,0 +1,222 @@
+//! Centroids as running sums over their members: only points that change cluster are added and subtracted.
+
+use super::points::{Points, parallel};
+use crate::kernels::nearest::{self, Nearest};
+use crate::kernels::squared_l2;
+
+/// Label of a point that belongs to no cluster yet.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Sums of the columns `first ..` of all clusters. Each thread owns its columns, so the order of additions does not depend
+/// on the number of threads.
+struct Columns {
+    first: usize,
+    width: usize,
+    sums: Vec<f64>,
+}
+
+pub(super) struct Centroids {
+    pub(super) k: usize,
+    d: usize,
+    /// (k, d), in the space of [`Points`].
+    pub(super) rows: Vec<f32>,
+    /// ‖c‖²/2.
+    pub(super) half_norms: Vec<f32>,
+    /// How far each centroid moved in the last update, rounded up.
+    pub(super) moves: Vec<f32>,
+    /// The label that the sums hold for each point.
+    counted: Vec<u32>,
+    columns: Vec<Columns>,
+    mass: Vec<f64>,
+    /// Members of positive weight.
+    members: Vec<u32>,
+    spherical: bool,
+}
+
+impl Centroids {
+    /// Starts at `rows` (k, d), with no members.
+    pub(super) fn new(points: &Points<'_>, rows: Vec<f32>, spherical: bool) -> Self {
+        let d = points.d;
+        let k = rows.len() / d;
+        let width = d.div_ceil(points.n_threads);
+        Self {
+            k,
+            d,
+            half_norms: half_norms(&rows, d),
+            rows,
+            moves: vec![0.0; k],
+            counted: vec![NONE; points.n],
+            columns: (0..d)
+                .step_by(width)
+                .map(|first| {
+                    let width = width.min(d - first);
+                    Columns {
+                        first,
+                        width,
+                        sums: vec![0.0; k * width],
+                    }
+                })
+                .collect(),
+            mass: vec![0.0; k],
+            members: vec![0; k],
+            spherical,
+        }
+    }
+
+    pub(super) fn row(&self, c: usize) -> &[f32] {
+        &self.rows[c * self.d..(c + 1) * self.d]
+    }
+
+    /// The two best centroids for each point of `tile`.
+    pub(super) fn nearest(&self, tile: &[f32], out: &mut Nearest) {
+        nearest::nearest(&self.rows, &self.half_norms, self.d, tile, out);
+    }
+
+    /// Upper bound of the centroids' norms.
+    pub(super) fn max_norm(&self) -> f32 {
+        (2.0 * self.half_norms.iter().copied().fold(0.0, f32::max)).sqrt() * (1.0 + 4.0 * f32::EPSILON)
+    }
+
+    /// Moves every centroid to the mean of its members, re-seeding empty clusters first. `labels` changes where a point
+    /// seeds an empty cluster; those points are returned. Returns the largest move too.
+    pub(super) fn update(&mut self, points: &Points<'_>, labels: &mut [u32]) -> (f32, Vec<usize>) {
+        let changed: Vec<usize> = (0..points.n)
+            .filter(|&i| labels[i] != self.counted[i])
+            .collect();
+        self.recount(points, labels, &changed);
+        let seeded = self.reseed(points, labels);
+        self.recount(points, labels, &seeded);
+        (self.recompute(), seeded)
+    }
+
+    /// Brings sums, mass and member counts up to date for the points `changed`.
+    fn recount(&mut self, points: &Points<'_>, labels: &[u32], changed: &[usize]) {
+        if changed.is_empty() {
+            return;
+        }
+        let counted = &self.counted;
+        parallel(self.columns.iter_mut().collect(), |part: &mut Columns| {
+            for &i in changed {
+                let x = &points.row(i)[part.first..part.first + part.width];
+                let w = f64::from(points.weight(i));
+                let mut add = |label: u32, w: f64| {
+                    let at = label as usize * part.width;
+                    for (s, v) in part.sums[at..at + part.width].iter_mut().zip(x) {
+                        *s += w * f64::from(*v);
+                    }
+                };
+                if counted[i] != NONE {
+                    add(counted[i], -w);
+                }
+                add(labels[i], w);
+            }
+        });
+        for &i in changed {
+            let (old, new, w) = (self.counted[i], labels[i] as usize, points.weight(i));
+            let one = u32::from(w > 0.0);
+            if old != NONE {
+                self.mass[old as usize] -= f64::from(w);
+                self.members[old as usize] -= one;
+                if self.members[old as usize] == 0 {
+                    self.clear(old as usize);
+                }
+            }
+            self.mass[new] += f64::from(w);
+            self.members[new] += one;
+            self.counted[i] = labels[i];
+        }
+    }
+
+    /// No member is left: what remains in the sums is rounding.
+    fn clear(&mut self, c: usize) {
+        self.mass[c] = 0.0;
+        for part in &mut self.columns {
+            part.sums[c * part.width..(c + 1) * part.width].fill(0.0);
+        }
+    }
+
+    /// Gives each empty cluster the point of largest weighted error that is not the only member of its own.
+    fn reseed(&self, points: &Points<'_>, labels: &mut [u32]) -> Vec<usize> {
+        let empty: Vec<usize> = (0..self.k).filter(|&c| self.members[c] == 0).collect();
+        if empty.is_empty() {
+            return Vec::new();
+        }
+        let mut errors: Vec<(f32, usize)> = (0..points.n)
+            .map(|i| {
+                let d2 = squared_l2(points.row(i), self.row(labels[i] as usize));
+                (points.weight(i) * d2, i)
+            })
+            .filter(|(e, _)| *e > 0.0)
+            .collect();
+        errors.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut left = self.members.clone();
+        let mut seeded = Vec::new();
+        let mut candidates = errors.into_iter();
+        for c in empty {
+            let Some((_, i)) = candidates.find(|(_, i)| left[labels[*i] as usize] > 1) else {
+                break;
+            };
+            left[labels[i] as usize] -= 1;
+            labels[i] = c as u32;
+            seeded.push(i);
+        }
+        seeded
+    }
+
+    /// Centroids from sums; an empty cluster stays where it is. Returns the largest move.
+    fn recompute(&mut self) -> f32 {
+        let mut mean = vec![0.0f64; self.d];
+        let mut largest = 0.0f32;
+        for c in 0..self.k {
+            if self.members[c] == 0 {
+                self.moves[c] = 0.0;
+                continue;
+            }
+            for part in &self.columns {
+                let sums = &part.sums[c * part.width..(c + 1) * part.width];
+                for (m, s) in mean[part.first..].iter_mut().zip(sums) {
+                    *m = s / self.mass[c];
+                }
+            }
+            self.moves[c] = self.place(c, &mut mean);
+            largest = largest.max(self.moves[c]);
+        }
+        self.placed();
+        largest
+    }
+
+    /// Puts centroid `c` at `target` (for spherical clusters, at its direction) and returns the distance, rounded up. A
+    /// target without a direction leaves it in place.
+    pub(super) fn place(&mut self, c: usize, target: &mut [f64]) -> f32 {
+        if self.spherical {
+            let norm = target.iter().map(|v| v * v).sum::<f64>().sqrt();
+            if norm < 1e-12 {
+                return 0.0;
+            }
+            target.iter_mut().for_each(|v| *v /= norm);
+        }
+        let mut moved = 0.0f64;
+        for (old, new) in self.rows[c * self.d..(c + 1) * self.d].iter_mut().zip(target) {
+            let new = *new as f32;
+            let step = f64::from(new) - f64::from(*old);
+            moved += step * step;
+            *old = new;
+        }
+        (moved.sqrt() * (1.0 + 1e-6)) as f32
+    }
+
+    /// Must follow [`Centroids::place`].
+    pub(super) fn placed(&mut self) {
+        self.half_norms = half_norms(&self.rows, self.d);
+    }
+}
+
+/// ‖row‖²/2 of each row, rounded once.
+pub(super) fn half_norms(rows: &[f32], d: usize) -> Vec<f32> {
+    rows.chunks_exact(d)
+        .map(|c| {
+            let s: f64 = c.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+            (s * 0.5) as f32
+        })
+        .collect()
+}

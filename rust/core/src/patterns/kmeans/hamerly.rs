@@ -1,0 +1,159 @@
+//! Assignment that skips points whose nearest centroid cannot have changed (Hamerly 2010, "Making k-means even faster").
+//!
+//! Each point keeps an upper bound of the distance to its centroid and a lower bound of the distance to any other. Both are
+//! rounded outwards, and a point is skipped only if the gap exceeds what rounding can do to the scores: the full scan
+//! would have returned the same label, so the result equals Lloyd's bit for bit.
+
+use super::centroids::{Centroids, NONE};
+use super::points::{Points, ROUNDOFF, parallel};
+use crate::kernels::nearest::{Nearest, TILE, pack_tile};
+use crate::kernels::squared_l2;
+
+const UP: f32 = 1.0 + 4.0 * f32::EPSILON;
+const DOWN: f32 = 1.0 - 4.0 * f32::EPSILON;
+
+/// A tile with at least this many open points is scanned whole: gathering a point costs about as much as scanning it.
+const DENSE: usize = TILE / 2;
+
+pub(super) struct Bounds {
+    upper: Vec<f32>,
+    lower: Vec<f32>,
+}
+
+/// The points of one thread.
+struct Part<'p> {
+    first: usize,
+    labels: &'p mut [u32],
+    upper: &'p mut [f32],
+    lower: &'p mut [f32],
+}
+
+impl Bounds {
+    pub(super) fn new(n: usize) -> Self {
+        Self {
+            upper: vec![f32::INFINITY; n],
+            lower: vec![0.0; n],
+        }
+    }
+
+    /// Labels every point with its nearest centroid.
+    pub(super) fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
+        let reach = half_distances(centroids);
+        let part = points.part();
+        let parts = labels
+            .chunks_mut(part)
+            .zip(self.upper.chunks_mut(part))
+            .zip(self.lower.chunks_mut(part))
+            .enumerate()
+            .map(|(p, ((labels, upper), lower))| Part {
+                first: p * part,
+                labels,
+                upper,
+                lower,
+            })
+            .collect();
+        parallel(parts, |part: Part<'_>| part.assign(points, centroids, &reach));
+    }
+
+    /// Widens the bounds by what the centroids moved; the points `seeded` start again.
+    pub(super) fn moved(&mut self, centroids: &Centroids, labels: &[u32], seeded: &[usize]) {
+        let (mut first, mut second, mut widest) = (0.0f32, 0.0f32, 0);
+        for (c, m) in centroids.moves.iter().enumerate() {
+            if *m > first {
+                (first, second, widest) = (*m, first, c);
+            } else if *m > second {
+                second = *m;
+            }
+        }
+        for ((u, l), label) in self.upper.iter_mut().zip(&mut self.lower).zip(labels) {
+            let label = *label as usize;
+            *u = (*u + centroids.moves[label]) * UP;
+            let others = if label == widest { second } else { first };
+            *l = ((*l - others) * DOWN).max(0.0);
+        }
+        for &i in seeded {
+            self.upper[i] = f32::INFINITY;
+            self.lower[i] = 0.0;
+        }
+    }
+}
+
+/// Half the distance from each centroid to its nearest other one, rounded down.
+fn half_distances(centroids: &Centroids) -> Vec<f32> {
+    let slack = 1.0 - (centroids.rows.len() / centroids.k.max(1)) as f32 * 4.0 * ROUNDOFF;
+    let mut half = vec![f32::INFINITY; centroids.k];
+    for a in 0..centroids.k {
+        for b in 0..a {
+            let s = 0.5 * squared_l2(centroids.row(a), centroids.row(b)).sqrt() * slack;
+            half[a] = half[a].min(s);
+            half[b] = half[b].min(s);
+        }
+    }
+    half
+}
+
+impl Part<'_> {
+    fn assign(mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
+        let max_norm = centroids.max_norm();
+        let mut out = Nearest::default();
+        let mut waiting: Vec<usize> = Vec::with_capacity(2 * TILE);
+        let mut gathered = vec![0.0f32; TILE * points.d];
+        for start in (0..self.labels.len()).step_by(TILE) {
+            let end = (start + TILE).min(self.labels.len());
+            let before = waiting.len();
+            waiting.extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
+            if waiting.len() - before >= DENSE {
+                waiting.truncate(before);
+                centroids.nearest(points.tile((self.first + start) / TILE), &mut out);
+                for p in start..end {
+                    self.store(p, p - start, &out, points, max_norm);
+                }
+            }
+            while waiting.len() >= TILE || (end == self.labels.len() && !waiting.is_empty()) {
+                let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
+                let rows = batch.iter().map(|p| points.row(self.first + p));
+                pack_tile(rows, points.d, &mut gathered);
+                centroids.nearest(&gathered, &mut out);
+                for (lane, p) in batch.into_iter().enumerate() {
+                    self.store(p, lane, &out, points, max_norm);
+                }
+            }
+        }
+    }
+
+    /// True if no scan could change the label of point `p` of this part.
+    fn settled(
+        &mut self,
+        p: usize,
+        points: &Points<'_>,
+        centroids: &Centroids,
+        reach: &[f32],
+        max_norm: f32,
+    ) -> bool {
+        let label = self.labels[p];
+        if label == NONE || self.upper[p] == f32::INFINITY {
+            return false;
+        }
+        let error = 2.0 * points.error_bound(self.first + p, max_norm);
+        // Any other centroid is at least as far as the lower bound, and as 2·reach − upper (triangle inequality).
+        let clear = |u: f32, l: f32| {
+            let l = l.max((2.0 * reach[label as usize] - u) * DOWN);
+            u * u * UP + error < l * l * DOWN
+        };
+        if clear(self.upper[p], self.lower[p]) {
+            return true;
+        }
+        let d2 = squared_l2(points.row(self.first + p), centroids.row(label as usize));
+        self.upper[p] = d2.sqrt() * (1.0 + (points.d as f32 + 8.0) * ROUNDOFF);
+        clear(self.upper[p], self.lower[p])
+    }
+
+    /// Takes over label and bounds of point `p` from lane `lane` of a scan.
+    fn store(&mut self, p: usize, lane: usize, out: &Nearest, points: &Points<'_>, max_norm: f32) {
+        let i = self.first + p;
+        let error = points.error_bound(i, max_norm);
+        self.labels[p] = out.index[lane];
+        self.upper[p] = (points.squared_distance(i, out.best[lane]) + error).max(0.0).sqrt() * UP;
+        self.lower[p] = (points.squared_distance(i, out.second[lane]) - error).max(0.0).sqrt() * DOWN;
+    }
+}

@@ -1,0 +1,81 @@
+//! Assignment by a full scan (Lloyd 1982), and the loop around any assignment.
+
+use super::centroids::{Centroids, NONE};
+use super::hamerly::Bounds;
+use super::points::{Points, parallel};
+use crate::kernels::nearest::{Nearest, TILE};
+
+/// How points find their nearest centroid. Every way gives the same labels, bit for bit.
+pub(super) enum Assignment {
+    /// All centroids for all points.
+    Full,
+    /// Only where the bounds do not settle it.
+    Bounded(Bounds),
+}
+
+impl Assignment {
+    fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
+        match self {
+            Self::Full => full_scan(points, centroids, labels),
+            Self::Bounded(bounds) => bounds.assign(points, centroids, labels),
+        }
+    }
+
+    fn moved(&mut self, centroids: &Centroids, labels: &[u32], seeded: &[usize]) {
+        if let Self::Bounded(bounds) = self {
+            bounds.moved(centroids, labels, seeded);
+        }
+    }
+}
+
+/// Labels every point with its nearest centroid, the lowest index among equals.
+pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
+    let part = points.part();
+    let parts = labels.chunks_mut(part).enumerate().collect();
+    parallel(parts, |(p, labels): (usize, &mut [u32])| {
+        let mut out = Nearest::default();
+        for (t, labels) in labels.chunks_mut(TILE).enumerate() {
+            centroids.nearest(points.tile(p * part / TILE + t), &mut out);
+            labels.copy_from_slice(&out.index[..labels.len()]);
+        }
+    });
+}
+
+/// What the loop ended with.
+pub(super) struct Ended {
+    pub(super) labels: Vec<u32>,
+    pub(super) iterations: usize,
+    pub(super) converged: bool,
+}
+
+/// Alternates assignment and update until the largest move is at most `tol` or `max_iterations` are done. The labels
+/// belong to the centroids as they are at the end.
+pub(super) fn iterate(
+    points: &Points<'_>,
+    centroids: &mut Centroids,
+    mut assignment: Assignment,
+    max_iterations: usize,
+    tol: f32,
+) -> Ended {
+    let mut labels = vec![NONE; points.n];
+    let mut iterations = 0;
+    let mut largest = f32::INFINITY;
+    while iterations < max_iterations {
+        assignment.assign(points, centroids, &mut labels);
+        let seeded;
+        (largest, seeded) = centroids.update(points, &mut labels);
+        assignment.moved(centroids, &labels, &seeded);
+        iterations += 1;
+        if largest <= tol {
+            break;
+        }
+    }
+    if largest > 0.0 {
+        assignment.assign(points, centroids, &mut labels);
+    }
+    Ended {
+        labels,
+        iterations,
+        converged: largest <= tol,
+    }
+}

@@ -1,0 +1,79 @@
+"""Every case of the golden file of the room ``patterns``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+import sona.patterns
+from sona.patterns import kmeans, kmeans_plus_plus
+
+GOLDEN = Path(__file__).parent / "golden" / "learning"
+
+
+def golden(kind, file="patterns.npz", module=None):
+    """Decorator: one test per case of the kind, with its arrays, parameters and tolerance."""
+    cases = []
+    with np.load(GOLDEN / file) as z:
+        meta = json.loads(str(z["meta"]))
+        for name, case in meta["cases"].items():
+            if case["kind"] == kind and case["params"].get("module") == module:
+                arrays = {k.split("/", 1)[1]: z[k] for k in z.files if k.startswith(name + "/")}
+                cases.append(pytest.param(arrays, case["params"], case.get("tol", meta["tol"]), id=name))
+    assert cases
+    return pytest.mark.parametrize(("arrays", "params", "tol"), cases)
+
+
+@golden("kmeans")
+@pytest.mark.parametrize("algorithm", ["auto", "lloyd", "hamerly"])
+def test_golden_kmeans(arrays, params, tol, algorithm):
+    weights = arrays["weights"] if params["weighted"] else None
+    got = kmeans(
+        arrays["X"],
+        params["k"],
+        init=arrays["init"],
+        weights=weights,
+        max_iterations=params["max_iterations"],
+        tol=params["tol"],
+        algorithm=algorithm,
+    )
+    assert got.converged
+    np.testing.assert_array_equal(got.labels, arrays["labels"])
+    np.testing.assert_allclose(got.centroids, arrays["centroids"], rtol=tol, atol=tol)
+    np.testing.assert_allclose(got.inertia, arrays["inertia"], rtol=tol)
+
+
+@golden("d2_law")
+def test_golden_seeding_law(arrays, params, tol):
+    weights = arrays["weights"] if params["weighted"] else None
+    picks = np.array([kmeans_plus_plus(arrays["Y"], 2, weights=weights, seed=s) for s in range(params["trials"])])
+    n = len(arrays["Y"])
+    first = np.bincount(picks[:, 0], minlength=n)
+    assert chisquare(first, arrays["first"] * first.sum()).pvalue > params["p_min"]
+    for i in range(n):
+        given_first = np.bincount(picks[picks[:, 0] == i, 1], minlength=n)
+        law = arrays["second"][i]
+        assert given_first[law == 0].sum() == 0
+        expected = law[law > 0] * given_first.sum()
+        assert chisquare(given_first[law > 0], expected).pvalue > params["p_min"]
+
+
+def resolve(value):
+    if isinstance(value, str) and value.startswith("np:"):
+        kind, *shape = value[3:].split(":")
+        return np.full([int(s) for s in shape], np.nan if kind == "nan" else 1.0)
+    return value
+
+
+@golden("bad_input", "bad_input.npz", module="patterns")
+def test_golden_bad_input(arrays, params, tol):
+    [(name, args, kwargs)] = params["calls"]
+    function = getattr(sona.patterns, name)
+    with pytest.raises(ValueError) as error:
+        function(*map(resolve, args), **kwargs)
+    assert params["error"] in [c.__name__ for c in inspect.getmro(error.type)]
