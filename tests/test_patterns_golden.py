@@ -51,7 +51,9 @@ def test_golden_kmeans(arrays, params, tol, algorithm):
 @golden("d2_law")
 def test_golden_seeding_law(arrays, params, tol):
     weights = arrays["weights"] if params["weighted"] else None
-    picks = np.array([kmeans_plus_plus(arrays["Y"], 2, weights=weights, seed=s) for s in range(params["trials"])])
+    picks = np.array(
+        [kmeans_plus_plus(arrays["Y"], 2, weights=weights, seed=s) for s in range(params["trials"])]
+    )
     n = len(arrays["Y"])
     first = np.bincount(picks[:, 0], minlength=n)
     assert chisquare(first, arrays["first"] * first.sum()).pvalue > params["p_min"]

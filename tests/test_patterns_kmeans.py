@@ -19,7 +19,9 @@ EXACT = ["auto", "lloyd", "hamerly"]
 
 def blobs(n, d, k, noise, seed):
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(k, d))[rng.integers(k, size=n)] + noise * rng.normal(size=(n, d))).astype(np.float32)
+    return (rng.normal(size=(k, d))[rng.integers(k, size=n)] + noise * rng.normal(size=(n, d))).astype(
+        np.float32
+    )
 
 
 def law_of_sequences(x, weights, k):
@@ -30,10 +32,7 @@ def law_of_sequences(x, weights, k):
         if len(chosen) == k:
             law[chosen] = p
             return
-        if chosen:
-            d2 = ((x[:, None] - x[list(chosen)][None]) ** 2).sum(-1).min(1)
-        else:
-            d2 = np.ones(len(x))
+        d2 = ((x[:, None] - x[list(chosen)][None]) ** 2).sum(-1).min(1) if chosen else np.ones(len(x))
         mass = weights * d2
         for i in np.flatnonzero(mass):
             extend((*chosen, int(i)), p * mass[i] / mass.sum())
@@ -73,7 +72,9 @@ def test_seeding_has_the_law_of_scikit_learn_one_trial():
 
 @pytest.mark.parametrize("algorithm", EXACT)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("n", "d", "k", "noise"), [(300, 4, 3, 0.1), (1000, 20, 12, 0.6), (777, 65, 30, 1.5)])
+@pytest.mark.parametrize(
+    ("n", "d", "k", "noise"), [(300, 4, 3, 0.1), (1000, 20, 12, 0.6), (777, 65, 30, 1.5)]
+)
 def test_same_init_gives_the_result_of_scikit_learn(algorithm, weighted, n, d, k, noise):
     x = blobs(n, d, k, noise, seed=n + d)
     weights = np.random.default_rng(0).random(n).astype(np.float32) + 0.1 if weighted else None
@@ -106,7 +107,11 @@ def test_exact_algorithms_and_thread_counts_agree_bit_for_bit(metric):
             got = kmeans(x, 30, metric=metric, algorithm=algorithm, tol=0.0, n_threads=threads)
             np.testing.assert_array_equal(got.labels, want.labels)
             np.testing.assert_array_equal(got.centroids, want.centroids)
-            assert (got.inertia, got.iterations, got.converged) == (want.inertia, want.iterations, want.converged)
+            assert (got.inertia, got.iterations, got.converged) == (
+                want.inertia,
+                want.iterations,
+                want.converged,
+            )
 
 
 def test_spherical_clusters_by_direction():

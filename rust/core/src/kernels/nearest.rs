@@ -67,7 +67,11 @@ pub fn tile_products(rows: &[f32], d: usize, tile: &[f32], out: &mut [f32]) {
 
 /// The two best of `centroids` (k, d) for each point of `tile` (d, [`TILE`]); `half_norms` (k) holds ‖c‖²/2.
 pub fn nearest(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut Nearest) {
-    assert_eq!(centroids.len(), half_norms.len() * d, "nearest: expected (k, d) and (k)");
+    assert_eq!(
+        centroids.len(),
+        half_norms.len() * d,
+        "nearest: expected (k, d) and (k)"
+    );
     out.best.fill(f32::NEG_INFINITY);
     out.second.fill(f32::NEG_INFINITY);
     let mut products = std::mem::take(&mut out.products);
@@ -170,7 +174,11 @@ mod tests {
                         .zip(0..)
                         .collect();
                     scores.sort_by(|a, b| b.0.total_cmp(&a.0));
-                    assert!((f64::from(out.best[p]) - scores[0].0).abs() < 1e-4, "{}", table.tier.name());
+                    assert!(
+                        (f64::from(out.best[p]) - scores[0].0).abs() < 1e-4,
+                        "{}",
+                        table.tier.name()
+                    );
                     match scores.get(1) {
                         Some(s) => assert!((f64::from(out.second[p]) - s.0).abs() < 1e-4),
                         None => assert_eq!(out.second[p], f32::NEG_INFINITY),

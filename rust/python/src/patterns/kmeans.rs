@@ -27,7 +27,10 @@ fn weights_of(weights: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<f32>>> 
 /// k-means of the rows of `x`; `sona.patterns.kmeans` documents it.
 #[pyfunction]
 #[pyo3(signature = (x, k, *, init, weights, max_iterations, tol, metric, algorithm, seed, n_threads))]
-#[allow(clippy::too_many_arguments, reason = "one argument per keyword of the public function")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one argument per keyword of the public function"
+)]
 fn kmeans<'py>(
     py: Python<'py>,
     x: &Bound<'py, PyAny>,
@@ -57,7 +60,13 @@ fn kmeans<'py>(
     let metric = match metric {
         "euclidean" => Metric::Euclidean,
         "cosine" => Metric::Cosine,
-        other => return Err(to_py(Error::value("metric", "\"euclidean\" or \"cosine\"", other))),
+        other => {
+            return Err(to_py(Error::value(
+                "metric",
+                "\"euclidean\" or \"cosine\"",
+                other,
+            )));
+        }
     };
     let algorithm = match algorithm {
         "auto" => Algorithm::Auto,

@@ -80,9 +80,7 @@ impl Centroids {
     /// Moves every centroid to the mean of its members, re-seeding empty clusters first. `labels` changes where a point
     /// seeds an empty cluster; those points are returned. Returns the largest move too.
     pub(super) fn update(&mut self, points: &Points<'_>, labels: &mut [u32]) -> (f32, Vec<usize>) {
-        let changed: Vec<usize> = (0..points.n)
-            .filter(|&i| labels[i] != self.counted[i])
-            .collect();
+        let changed: Vec<usize> = (0..points.n).filter(|&i| labels[i] != self.counted[i]).collect();
         self.recount(points, labels, &changed);
         let seeded = self.reseed(points, labels);
         self.recount(points, labels, &seeded);

@@ -153,7 +153,13 @@ impl Part<'_> {
         let i = self.first + p;
         let error = points.error_bound(i, max_norm);
         self.labels[p] = out.index[lane];
-        self.upper[p] = (points.squared_distance(i, out.best[lane]) + error).max(0.0).sqrt() * UP;
-        self.lower[p] = (points.squared_distance(i, out.second[lane]) - error).max(0.0).sqrt() * DOWN;
+        self.upper[p] = (points.squared_distance(i, out.best[lane]) + error)
+            .max(0.0)
+            .sqrt()
+            * UP;
+        self.lower[p] = (points.squared_distance(i, out.second[lane]) - error)
+            .max(0.0)
+            .sqrt()
+            * DOWN;
     }
 }

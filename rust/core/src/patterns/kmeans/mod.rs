@@ -96,7 +96,7 @@ impl Params<'_> {
         if self.max_iterations == 0 {
             return Err(Error::value("max_iterations", "at least 1", 0));
         }
-        if !(self.tol >= 0.0) {
+        if self.tol.is_nan() || self.tol < 0.0 {
             return Err(Error::value("tol", "a number >= 0", self.tol));
         }
         if self.n_threads == 0 {
@@ -123,7 +123,7 @@ impl Params<'_> {
 }
 
 fn check_rows(x: &[f32], d: usize, weights: Option<&[f32]>) -> Result<usize> {
-    if d == 0 || x.is_empty() || x.len() % d != 0 {
+    if d == 0 || x.is_empty() || !x.len().is_multiple_of(d) {
         let got = format!("{} values for d = {d}", x.len());
         return Err(Error::value("X", "(n, d) with n >= 1 and d >= 1", got));
     }
@@ -238,12 +238,15 @@ pub fn kmeans_plus_plus(
 fn inertia(points: &Points<'_>, centroids: &Centroids, labels: &[u32]) -> f64 {
     let mut d2 = vec![0.0f32; points.n];
     let part = points.part();
-    parallel(d2.chunks_mut(part).enumerate().collect(), |(p, d2): (usize, &mut [f32])| {
-        for (r, d2) in d2.iter_mut().enumerate() {
-            let i = p * part + r;
-            *d2 = squared_l2(points.row(i), centroids.row(labels[i] as usize));
-        }
-    });
+    parallel(
+        d2.chunks_mut(part).enumerate().collect(),
+        |(p, d2): (usize, &mut [f32])| {
+            for (r, d2) in d2.iter_mut().enumerate() {
+                let i = p * part + r;
+                *d2 = squared_l2(points.row(i), centroids.row(labels[i] as usize));
+            }
+        },
+    );
     d2.iter()
         .enumerate()
         .map(|(i, d2)| f64::from(points.weight(i)) * f64::from(*d2))

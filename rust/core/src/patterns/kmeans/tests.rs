@@ -176,7 +176,12 @@ fn mini_batches_come_near_lloyd() {
         },
     )
     .unwrap();
-    assert!(mini.inertia < 1.08 * full.inertia, "{} {}", mini.inertia, full.inertia);
+    assert!(
+        mini.inertia < 1.08 * full.inertia,
+        "{} {}",
+        mini.inertia,
+        full.inertia
+    );
 }
 
 #[test]
