@@ -69,12 +69,12 @@ def kmeans(
     tol
         Stop when the largest centroid move, a Euclidean distance, is at most this.
     metric
-        ``"euclidean"`` or ``"cosine"``. The latter is spherical k-means: rows and centroids are scaled to unit
-        length and a squared distance is ``2 (1 - cos)``. A zero row has no direction and is refused.
+        ``"euclidean"`` or ``"cosine"``. The latter is spherical k-means: rows and centroids are scaled to
+        unit length and a squared distance is ``2 (1 - cos)``. A zero row has no direction and is refused.
     algorithm
-        ``"lloyd"`` scans all centroids for every point, ``"hamerly"`` skips points whose nearest centroid cannot
-        have changed; both return the same bits. ``"auto"`` takes the faster exact one. ``"minibatch"`` is
-        approximate, for large ``n``.
+        ``"lloyd"`` scans all centroids for every point, ``"hamerly"`` skips points whose nearest centroid
+        cannot have changed; both return the same bits. ``"auto"`` takes the faster exact one.
+        ``"minibatch"`` is approximate, for large ``n``.
     seed
         Seed of all draws.
     n_threads
@@ -96,8 +96,8 @@ def kmeans(
 
     Notes
     -----
-    An empty cluster is re-seeded at the point of largest weighted error. O(n k d) per iteration. Holds a copy of
-    ``X``, one more packed for the scan, and a third where rows are scaled or lie far from the origin.
+    An empty cluster is re-seeded at the point of largest weighted error. O(n k d) per iteration. Holds a copy
+    of ``X``, one more packed for the scan, and a third where rows are scaled or lie far from the origin.
 
     References
     ----------
@@ -152,7 +152,8 @@ def kmeans_plus_plus(
     Returns
     -------
     numpy.ndarray
-        Indices in the order they were drawn, shape ``(k,)``, int64; fewer where fewer distinct rows carry weight.
+        Indices in the order they were drawn, shape ``(k,)``, int64; fewer where fewer distinct rows carry
+        weight.
 
     Raises
     ------
