@@ -75,6 +75,12 @@ class Document:
     kind: str
     text: str
 
+    @property
+    def indexed(self) -> str:
+        """What is embedded: name and summary (the first paragraph), then name and docstring."""
+        summary = self.text.partition("\n\n")[0]
+        return f"{self.name}\n{summary}\n{self.name}\n{self.text}"
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
