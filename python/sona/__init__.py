@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sona._core import __version__
+from sona.config import SonaConfig
+from sona.engine import Decision, SonaEngine
 from sona.exceptions import (
     CapacityError,
     ConfigError,
@@ -20,11 +22,14 @@ __all__ = [
     "CapacityError",
     "ConfigError",
     "CorruptStateError",
+    "Decision",
     "DimensionMismatch",
     "LearningError",
     "NotFiniteError",
     "ScopeError",
     "ShapeError",
+    "SonaConfig",
+    "SonaEngine",
     "SonaError",
     "StoreError",
     "__version__",

@@ -1,1 +1,211 @@
-//! The engine: scopes, snapshots, decisions, feedback, journal.
+//! The engine: adapt, rank, feedback; scopes, modes, versions; a journal that everything can be rebuilt from.
+//!
+//! ```text
+//! rank ── reads one immutable snapshot (arc-swap) ──► decision ──► journal
+//! feedback ── journal (durable) ──► Loop A: case, gate, figures ──► next snapshot, published whole
+//! ```
+//!
+//! Lock order: fork gate (shared) → scope ledger → scope items → journal → pending. Readers of `adapt` take none.
+
+pub mod config;
+pub mod event;
+mod explore;
+mod feedback;
+pub mod items;
+pub mod journal;
+pub mod learned;
+pub mod ledger;
+pub mod pending;
+mod promote;
+mod rank;
+mod replay;
+mod scope;
+mod state;
+pub mod stats;
+mod view;
+
+pub use config::{EngineConfig, Exploration, Mode};
+pub use event::DecisionId;
+pub use feedback::{Feedback, Outcome};
+pub use items::IdRef;
+pub use promote::Promotion;
+pub use rank::{Decision, Request};
+pub use replay::Removed;
+pub use scope::{Scope, check_name};
+pub use state::read_config;
+pub use view::{Explanation, ScopeReport};
+
+use crate::error::{Error, Result};
+use crate::store::{Fsync, SnapshotStore};
+use arc_swap::ArcSwap;
+use journal::Journal;
+use parking_lot::Mutex;
+use pending::Pending;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+/// Bytes of decisions kept in memory until their feedback comes.
+const PENDING_BYTES: usize = 64 << 20;
+
+type Scopes = imbl::GenericHashMap<Arc<str>, Arc<Scope>, rustc_hash::FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// Counters of the engine. They start at zero with each process.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub adapted: AtomicU64,
+    pub ranked: AtomicU64,
+    pub feedback: AtomicU64,
+    pub learned: AtomicU64,
+    pub recorded_only: AtomicU64,
+    pub rebuilt: AtomicU64,
+    pub orphans: AtomicU64,
+    pub failed_writes: AtomicU64,
+}
+
+/// Learns from outcomes, in this process. Safe to share between threads: readers take no lock, writers are serialised per
+/// scope.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    mode: AtomicU8,
+    scopes: ArcSwap<Scopes>,
+    journal: Mutex<Journal>,
+    pending: Mutex<Pending>,
+    snapshots: Option<SnapshotStore>,
+    next_decision: AtomicU64,
+    closed: AtomicBool,
+    gate: RwLock<()>,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine that lives in memory.
+    pub fn in_memory(config: EngineConfig) -> Result<Self> {
+        config.check()?;
+        let journal = Journal::memory(config.journal_bytes);
+        Self::assemble(config, journal, None)
+    }
+
+    /// Opens or creates a state directory and brings back everything that was acknowledged.
+    pub fn open(config: EngineConfig, root: &Path, fsync: Fsync) -> Result<Self> {
+        config.check()?;
+        std::fs::create_dir_all(root).map_err(|e| Error::store("create", root, e))?;
+        state::claim_config(root, &config)?;
+        let journal = Journal::open(root, fsync)?;
+        let snapshots = SnapshotStore::open(root.join("snapshots"))?;
+        let engine = Self::assemble(config, journal, Some(snapshots))?;
+        engine.restore()?;
+        Ok(engine)
+    }
+
+    fn assemble(config: EngineConfig, journal: Journal, snapshots: Option<SnapshotStore>) -> Result<Self> {
+        Learned::new(&config)?;
+        Ok(Self {
+            mode: AtomicU8::new(config.mode as u8),
+            scopes: ArcSwap::from_pointee(Scopes::default()),
+            pending: Mutex::new(Pending::new(config.capacity, PENDING_BYTES)),
+            journal: Mutex::new(journal),
+            snapshots,
+            next_decision: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            gate: RwLock::new(()),
+            counters: Counters::default(),
+            config,
+        })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// How much of what was learned may act.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        Mode::from_u8(self.mode.load(Ordering::Acquire))
+    }
+
+    /// Changes the mode, from the next call on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Release);
+    }
+
+    /// Held shared by every call that takes a lock inside, and exclusively around `fork`, so that a child finds all locks free.
+    #[must_use]
+    pub fn fork_gate(&self) -> &RwLock<()> {
+        &self.gate
+    }
+
+    fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Learning("the engine is closed".into()));
+        }
+        Ok(guard)
+    }
+
+    /// The scope, if anything was recorded in it.
+    #[must_use]
+    pub fn scope(&self, name: &str) -> Option<Arc<Scope>> {
+        self.scopes.load().get(name).cloned()
+    }
+
+    /// Names of all scopes, sorted.
+    #[must_use]
+    pub fn scope_names(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.scopes.load().keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn scope_or_new(&self, name: &str) -> Result<Arc<Scope>> {
+        if let Some(scope) = self.scope(name) {
+            return Ok(scope);
+        }
+        let fresh = Arc::new(Scope::new(name, &self.config)?);
+        let mut refused = false;
+        self.scopes.rcu(|scopes| {
+            refused = false;
+            if scopes.contains_key(name) {
+                return scopes.clone();
+            }
+            if scopes.len() >= self.config.max_scopes {
+                refused = true;
+                return scopes.clone();
+            }
+            Arc::new(scopes.update(fresh.name.clone(), fresh.clone()))
+        });
+        if refused {
+            let limit = format!("at most {} scopes (max_scopes)", self.config.max_scopes);
+            return Err(Error::Capacity { name: "scope", limit, got: format!("one more, {name:?}") });
+        }
+        self.scope(name).ok_or_else(|| Error::Scope { scope: name.into(), reason: "it was removed".into() })
+    }
+
+    /// In a forked child: continue with an own journal.
+    pub fn after_fork(&self) -> Result<()> {
+        self.journal.lock().after_fork()
+    }
+
+    /// Writes a snapshot (if durable), flushes and gives up the files. Calling it again does nothing.
+    pub fn close(&self) -> Result<()> {
+        let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let saved = self.snapshot_to_disk();
+        let journal = self.journal.lock();
+        let closed = journal.flush().and_then(|()| journal.close());
+        saved.and(closed)
+    }
+
+    /// True after [`Self::close`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+use learned::Learned;

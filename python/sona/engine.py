@@ -1,0 +1,221 @@
+"""The engine: adapt, rank, feedback; scopes, modes, versions, durable state."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from sona import _core
+from sona._core import Decision
+from sona.config import SonaConfig
+from sona.exceptions import ConfigError
+from sona.report import Explanation, Promotion, Receipt, Report
+
+if TYPE_CHECKING:
+    from sona.embed import Embedder
+
+__all__ = ["Decision", "SonaEngine"]
+
+_ENGINES: weakref.WeakSet[SonaEngine] = weakref.WeakSet()
+
+
+class SonaEngine(_core.Engine):
+    """Learns from outcomes, inside this process.
+
+    ``adapt`` moves a query vector, ``rank`` re-scores candidates, ``feedback`` tells how it went and changes the next answer.
+    An untrained engine is the identity bit for bit. Safe to share between threads: readers take no lock, writers are
+    serialised per scope. After ``fork`` a child continues in an event log of its own.
+
+    Parameters
+    ----------
+    config : SonaConfig, optional
+        Settings; ``SonaConfig()`` if omitted.
+    store : path, optional
+        State directory, created if needed. Every acknowledged feedback survives a killed process. None: memory only.
+    embedder : Embedder, optional
+        Turns text into vectors, so that ``adapt`` and ``rank`` also take a ``str``. State written under another embedder is
+        refused.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> docs = rng.normal(size=(5, 8)).astype("float32")
+    >>> eng = SonaEngine(SonaConfig(hidden_dim=8))
+    >>> query = docs[0] + docs[1]
+    >>> d = eng.rank(query, ids=["a", "b", "c", "d", "e"], vectors=docs, k=3)
+    >>> last = d.ids[-1]
+    >>> eng.feedback(d.id, chosen=last, source="click")
+    True
+    >>> eng.rank(query, ids=["a", "b", "c", "d", "e"], vectors=docs, k=3).ids.index(last) < 2
+    True
+    """
+
+    config: SonaConfig
+    embedder: Embedder | None
+
+    def __new__(
+        cls,
+        config: SonaConfig | None = None,
+        *,
+        store: str | os.PathLike[str] | None = None,
+        embedder: Embedder | None = None,
+    ) -> Self:
+        """Open or create the engine; see the class."""
+        config = _checked(config, embedder)
+        self = super().__new__(cls, _settings(config, embedder), None if store is None else os.fspath(store), embedder)
+        return self._begin(config, embedder)
+
+    def _begin(self, config: SonaConfig, embedder: Embedder | None) -> Self:
+        self.config = config
+        self.embedder = embedder
+        _ENGINES.add(self)
+        return self
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, embedder: Embedder | None = None) -> Self:
+        """Engine in memory from what ``to_bytes`` gave.
+
+        Reading it back and going on equals never having stopped, bit for bit. Damaged or foreign bytes raise
+        ``CorruptStateError``.
+        """
+        self = super().__new__(cls, bytes(data), None, embedder)
+        settings = self._settings()
+        fingerprint = settings.pop("fingerprint")
+        config = SonaConfig.from_dict(settings)
+        if embedder is not None and embedder.fingerprint != fingerprint:
+            raise ConfigError(
+                f"embedder: expected the one that wrote this state ({fingerprint!r}), got {embedder.fingerprint!r}"
+            )
+        return self._begin(config, embedder)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, embedder: Embedder | None = None) -> Self:
+        """Load what ``save`` wrote (one file), or open a state directory with the settings it was made with.
+
+        Raises
+        ------
+        CorruptStateError
+            If the bytes are damaged, foreign or of another version.
+        """
+        where = Path(path)
+        if where.is_dir():
+            settings = _core.directory_settings(os.fspath(where))
+            fingerprint = settings.pop("fingerprint")
+            if embedder is not None and embedder.fingerprint != fingerprint:
+                raise ConfigError(
+                    f"embedder: expected the one that wrote this state ({fingerprint!r}), got {embedder.fingerprint!r}"
+                )
+            config = SonaConfig.from_dict(settings)
+            self = super().__new__(cls, {**_settings(config, None), "fingerprint": fingerprint}, os.fspath(where), embedder)
+            return self._begin(config, embedder)
+        return cls.from_bytes(where.read_bytes(), embedder=embedder)
+
+    def explain(self, decision_id: str | Decision) -> Explanation:
+        """Base and learned parts of each shown score, and the remembered cases behind them, under the live state."""
+        return Explanation.from_dict(self._explain(decision_id))
+
+    def report(self) -> Report:
+        """Lift with its interval, seen and unseen apart, measured on every feedback before it was learned from."""
+        return Report.from_dict(self._report(), self.metrics())
+
+    def promote(self) -> Promotion:
+        """Switch the mode to "on" if the evidence allows it; the answer says why or why not.
+
+        At least 50 scored feedbacks, a lift whose 95 % interval is above zero, and no loss beyond ``harm_budget`` where the
+        chosen items had no feedback before.
+        """
+        return Promotion(**self._promote())
+
+    def forget(self, *, user: str) -> Receipt:
+        """Remove every trace of a user: their decisions, their feedback, and what was learned from it.
+
+        The learned state is rebuilt from the remaining events and snapshots that knew the user are deleted. Cost: one pass
+        over the event log. ``receipt.alive`` names writers of other living processes that share the directory and must call
+        ``forget`` themselves.
+        """
+        return Receipt(**self._forget(user=user))
+
+    def purge(self, *, source: str) -> Receipt:
+        """Remove all feedback of one source and what was learned from it; decisions stay."""
+        return Receipt(**self._purge(source=source))
+
+    def export_dataset(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        queries: Mapping[str, str],
+        items: Mapping[Any, str],
+    ) -> int:
+        """Write preference pairs (chosen over shown-and-skipped) as JSON lines; returns the number of rows.
+
+        The engine keeps vectors, not text: ``queries`` maps decision ids to prompts and ``items`` maps item ids to texts;
+        decisions and items that are not in them are left out.
+        """
+        from sona.store import export_preferences
+
+        rows: list[dict[str, Any]] = []
+        for decision, chosen, rejected, weight in self._preferences():
+            if decision in queries and chosen in items and rejected in items:
+                rows.append(
+                    {"prompt": queries[decision], "chosen": items[chosen], "rejected": items[rejected], "weight": weight}
+                )
+        return export_preferences(os.fspath(path), rows)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: leaving closes the engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Settings and size in one line."""
+        m = self.metrics()
+        return (
+            f"SonaEngine(hidden_dim={self.config.hidden_dim}, mode={self.mode!r}, scopes={m['scopes']}, "
+            f"cases={m['cases']}, version={self.version})"
+        )
+
+
+def _checked(config: SonaConfig | None, embedder: Embedder | None) -> SonaConfig:
+    if config is None:
+        config = SonaConfig() if embedder is None else SonaConfig(hidden_dim=embedder.dim)
+    if not isinstance(config, SonaConfig):
+        raise ConfigError(f"config: expected a SonaConfig, got {type(config).__name__}")
+    if embedder is not None and embedder.dim != config.hidden_dim:
+        raise ConfigError(f"embedder: expected dimension {config.hidden_dim} (hidden_dim), got {embedder.dim}")
+    return config
+
+
+def _settings(config: SonaConfig, embedder: Embedder | None) -> dict[str, Any]:
+    settings = config.to_dict()
+    settings["fingerprint"] = "" if embedder is None else str(embedder.fingerprint)
+    settings["source_caps"] = dict(config.source_caps)
+    settings["source_trust"] = dict(config.source_trust)
+    return settings
+
+
+def _before_fork() -> None:
+    for engine in list(_ENGINES):
+        engine._before_fork()
+
+
+def _after_fork(engines: Iterable[SonaEngine] | None = None, *, child: bool) -> None:
+    for engine in list(_ENGINES if engines is None else engines):
+        engine._after_fork(child=child)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(child=False),
+        after_in_child=lambda: _after_fork(child=True),
+    )

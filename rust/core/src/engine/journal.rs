@@ -1,0 +1,562 @@
+//! The truth that every learned bit can be rebuilt from: one event log per writer in a shared directory, or a bounded
+//! list in memory.
+
+use super::event::{Event, Stamped};
+use crate::error::{Error, Result};
+use crate::store::{EventLog, EventLogReader, Fsync, Replay};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Payload bytes taken from another writer's log at a time.
+const POLL_BYTES: usize = 4 << 20;
+/// Writers that may share a directory.
+const MAX_WORKERS: u32 = 1 << 20;
+
+/// An event and the writer it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sourced {
+    /// Writer's number.
+    pub worker: u32,
+    /// Number of the record in that writer's log.
+    pub seq: u64,
+    /// The event.
+    pub stamped: Stamped,
+}
+
+/// Next record to apply, by writer.
+pub type Positions = BTreeMap<u32, u64>;
+
+/// Where events go.
+#[derive(Debug)]
+pub struct Journal {
+    backend: Backend,
+    worker: u32,
+    lamport: u64,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Memory { records: VecDeque<(u64, Vec<u8>)>, next_seq: u64, nbytes: usize, budget: usize, dropped: u64 },
+    Directory(Directory),
+}
+
+#[derive(Debug)]
+struct Directory {
+    root: PathBuf,
+    fsync: Fsync,
+    log: EventLog,
+    pid: u32,
+    others: BTreeMap<u32, EventLogReader>,
+}
+
+fn log_path(events: &Path, worker: u32) -> PathBuf {
+    events.join(format!("writer-{worker:05}.log"))
+}
+
+fn worker_of(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix("writer-")?.strip_suffix(".log")?.parse().ok().filter(|&w| w < MAX_WORKERS)
+}
+
+/// Writers that have a log in `events`, in order.
+fn workers(events: &Path) -> Result<Vec<u32>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(events).map_err(|e| Error::store("list", events, e))? {
+        let path = entry.map_err(|e| Error::store("list", events, e))?.path();
+        out.extend(worker_of(&path));
+    }
+    out.sort_unstable();
+    Ok(out)
+}
+
+/// The first log that no living process holds: writers that ended are taken over, so their number stays small.
+fn claim(events: &Path, fsync: Fsync) -> Result<(u32, EventLog)> {
+    for worker in 1..MAX_WORKERS {
+        match EventLog::open(log_path(events, worker), fsync) {
+            Ok(log) => return Ok((worker, log)),
+            Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::Capacity { name: "state directory", limit: format!("at most {MAX_WORKERS} writers"), got: "one more".into() })
+}
+
+impl Journal {
+    /// A journal in memory that forgets its oldest records over `budget` bytes.
+    #[must_use]
+    pub fn memory(budget: usize) -> Self {
+        let backend = Backend::Memory { records: VecDeque::new(), next_seq: 0, nbytes: 0, budget, dropped: 0 };
+        Self { backend, worker: 0, lamport: 0 }
+    }
+
+    /// Opens or creates the journal of a state directory.
+    pub fn open(root: &Path, fsync: Fsync) -> Result<Self> {
+        let events = root.join("events");
+        fs::create_dir_all(&events).map_err(|e| Error::store("create", &events, e))?;
+        let (worker, log) = claim(&events, fsync)?;
+        let dir = Directory { root: root.into(), fsync, log, pid: std::process::id(), others: BTreeMap::new() };
+        Ok(Self { backend: Backend::Directory(dir), worker, lamport: 0 })
+    }
+
+    /// Number of this writer; 0 in memory.
+    #[must_use]
+    pub fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    /// Latest logical time that was seen.
+    #[must_use]
+    pub fn lamport(&self) -> u64 {
+        self.lamport
+    }
+
+    /// Takes note of an event that was replayed.
+    pub fn witness(&mut self, lamport: u64) {
+        self.lamport = self.lamport.max(lamport);
+    }
+
+    /// True if events survive the process.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        matches!(self.backend, Backend::Directory(_))
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn root(&self) -> Option<&Path> {
+        match &self.backend {
+            Backend::Directory(d) => Some(&d.root),
+            Backend::Memory { .. } => None,
+        }
+    }
+
+    /// In a forked child: continue in an own log (in memory: under an own number, so that no two processes give out the same
+    /// decision id).
+    pub fn after_fork(&mut self) -> Result<()> {
+        let Backend::Directory(dir) = &mut self.backend else {
+            self.worker = 1 + std::process::id() % ((1 << 24) - 1);
+            return Ok(());
+        };
+        if dir.pid == std::process::id() {
+            return Ok(());
+        }
+        let (worker, log) = claim(&dir.root.join("events"), dir.fsync)?;
+        // The parent's log becomes one to follow, from where the fork left it.
+        let parent = self.worker;
+        let reader = EventLogReader::open(dir.log.path(), dir.log.next_seq())?;
+        dir.others.insert(parent, reader);
+        dir.log = log;
+        dir.pid = std::process::id();
+        self.worker = worker;
+        Ok(())
+    }
+
+    /// Appends; when this returns, a killed process keeps the event (if durable). Returns its logical time.
+    pub fn append(&mut self, event: Event) -> Result<u64> {
+        self.append_all(vec![event])
+    }
+
+    /// Appends several events in one write: all of them or none. Returns the logical time of the last.
+    pub fn append_all(&mut self, events: Vec<Event>) -> Result<u64> {
+        let mut lamport = self.lamport;
+        let mut payloads = Vec::with_capacity(events.len());
+        for event in events {
+            lamport += 1;
+            payloads.push(Stamped { lamport, event }.encode()?);
+        }
+        match &mut self.backend {
+            Backend::Directory(dir) => {
+                dir.log.append_many(&payloads)?;
+            }
+            Backend::Memory { records, next_seq, nbytes, budget, dropped } => {
+                for bytes in payloads {
+                    *nbytes += bytes.len();
+                    records.push_back((*next_seq, bytes));
+                    *next_seq += 1;
+                }
+                while *nbytes > *budget {
+                    let Some((_, old)) = records.pop_front() else { break };
+                    *nbytes -= old.len();
+                    *dropped += 1;
+                }
+            }
+        }
+        self.lamport = lamport;
+        Ok(lamport)
+    }
+
+    /// Records of a memory journal, for saving; empty for a directory.
+    #[must_use]
+    pub fn memory_records(&self) -> Vec<(u64, Vec<u8>)> {
+        match &self.backend {
+            Backend::Memory { records, .. } => records.iter().cloned().collect(),
+            Backend::Directory(_) => Vec::new(),
+        }
+    }
+
+    /// Puts back what [`Self::memory_records`] gave; `next_seq` and `lamport` continue from there.
+    pub fn restore_memory(&mut self, saved: Vec<(u64, Vec<u8>)>, seq: u64, lamport: u64) {
+        if let Backend::Memory { records, next_seq, nbytes, .. } = &mut self.backend {
+            *nbytes = saved.iter().map(|(_, b)| b.len()).sum();
+            *records = saved.into();
+            *next_seq = seq;
+            self.lamport = lamport;
+        }
+    }
+
+    /// Next record of this writer's own log.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        match &self.backend {
+            Backend::Directory(d) => d.log.next_seq(),
+            Backend::Memory { next_seq, .. } => *next_seq,
+        }
+    }
+
+    /// Every event of every writer from `from` on, merged by logical time, ties by writer.
+    pub fn history(&self, from: &Positions) -> Result<History> {
+        let mut sources = Vec::new();
+        match &self.backend {
+            Backend::Memory { records, .. } => {
+                let start = from.get(&self.worker).copied().unwrap_or(0);
+                let list: Vec<_> = records.iter().filter(|(seq, _)| *seq >= start).cloned().collect();
+                sources.push(Source { worker: self.worker, input: Input::List(list.into_iter()) });
+            }
+            Backend::Directory(dir) => {
+                for worker in workers(&dir.root.join("events"))? {
+                    let start = from.get(&worker).copied().unwrap_or(0);
+                    let input = if worker == self.worker {
+                        Input::Own(Box::new(dir.log.replay(start)?))
+                    } else {
+                        let path = log_path(&dir.root.join("events"), worker);
+                        Input::Other(Box::new(EventLogReader::open(path, start)?), VecDeque::new())
+                    };
+                    sources.push(Source { worker, input });
+                }
+            }
+        }
+        History::new(sources)
+    }
+
+    /// From now on [`Self::poll`] returns what others append after `positions`.
+    pub fn follow(&mut self, positions: &Positions) -> Result<()> {
+        let own = self.worker;
+        let Backend::Directory(dir) = &mut self.backend else { return Ok(()) };
+        dir.others.clear();
+        for (&worker, &seq) in positions {
+            let path = log_path(&dir.root.join("events"), worker);
+            if worker != own && path.exists() {
+                dir.others.insert(worker, EventLogReader::open(path, seq)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// What other writers appended since the last call, merged by logical time.
+    pub fn poll(&mut self) -> Result<Vec<Sourced>> {
+        let own = self.worker;
+        let Backend::Directory(dir) = &mut self.backend else { return Ok(Vec::new()) };
+        let events = dir.root.join("events");
+        let mut out = Vec::new();
+        for worker in workers(&events)?.into_iter().filter(|&w| w != own) {
+            let reader = match dir.others.entry(worker) {
+                std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
+                std::collections::btree_map::Entry::Vacant(e) => e.insert(EventLogReader::open(log_path(&events, worker), 0)?),
+            };
+            loop {
+                let batch = reader.poll(POLL_BYTES)?;
+                if batch.is_empty() {
+                    break;
+                }
+                for (seq, bytes) in batch.into_iter().filter(|(_, b)| !b.is_empty()) {
+                    out.push(Sourced { worker, seq, stamped: Stamped::decode(&bytes)? });
+                }
+            }
+        }
+        out.sort_by_key(|s| (s.stamped.lamport, s.worker, s.seq));
+        for s in &out {
+            self.lamport = self.lamport.max(s.stamped.lamport);
+        }
+        Ok(out)
+    }
+
+    /// Where replay has to continue after everything seen so far.
+    #[must_use]
+    pub fn positions(&self) -> Positions {
+        let mut out = Positions::from([(self.worker, self.next_seq())]);
+        if let Backend::Directory(dir) = &self.backend {
+            out.extend(dir.others.iter().map(|(w, r)| (*w, r.next_seq())));
+        }
+        out
+    }
+
+    /// Where every writer's log ends now.
+    pub fn end_positions(&self) -> Result<Positions> {
+        let mut out = Positions::from([(self.worker, self.next_seq())]);
+        if let Backend::Directory(dir) = &self.backend {
+            let events = dir.root.join("events");
+            for worker in workers(&events)?.into_iter().filter(|&w| w != self.worker) {
+                let mut reader = EventLogReader::open(log_path(&events, worker), 0)?;
+                while !reader.poll(POLL_BYTES)?.is_empty() {}
+                out.insert(worker, reader.next_seq());
+            }
+        }
+        Ok(out)
+    }
+
+    /// Rewrites every log that no other living process holds, without the events that `keep` refuses. Returns the number of
+    /// dropped events and the writers that are still alive and must do the same.
+    pub fn rewrite(&mut self, mut keep: impl FnMut(&Sourced) -> bool) -> Result<(u64, Vec<u32>)> {
+        let own = self.worker;
+        let mut dropped_events = 0;
+        let mut alive = Vec::new();
+        match &mut self.backend {
+            Backend::Memory { records, nbytes, .. } => {
+                let mut kept = VecDeque::with_capacity(records.len());
+                for (seq, bytes) in records.drain(..) {
+                    let stamped = Stamped::decode(&bytes)?;
+                    if keep(&Sourced { worker: own, seq, stamped }) {
+                        kept.push_back((seq, bytes));
+                    } else {
+                        *nbytes -= bytes.len();
+                        dropped_events += 1;
+                    }
+                }
+                *records = kept;
+            }
+            Backend::Directory(dir) => {
+                let events = dir.root.join("events");
+                for worker in workers(&events)? {
+                    let path = log_path(&events, worker);
+                    if worker == own {
+                        dropped_events += rewrite_log(&dir.log, worker, dir.fsync, &mut keep)?;
+                        dir.log.close()?;
+                        swap_in(&path)?;
+                        dir.log = EventLog::open(&path, dir.fsync)?;
+                    } else {
+                        match EventLog::open(&path, dir.fsync) {
+                            Ok(log) => {
+                                dropped_events += rewrite_log(&log, worker, dir.fsync, &mut keep)?;
+                                log.close()?;
+                                swap_in(&path)?;
+                            }
+                            Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => alive.push(worker),
+                            Err(e) => return Err(e),
+                        }
+                    }
+                }
+                dir.others.clear();
+            }
+        }
+        Ok((dropped_events, alive))
+    }
+
+    /// Forces everything to the disk.
+    pub fn flush(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Directory(d) if d.pid == std::process::id() => d.log.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Flushes and gives up the log.
+    pub fn close(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Directory(d) => d.log.close(),
+            Backend::Memory { .. } => Ok(()),
+        }
+    }
+
+    /// Bytes held or on disk for this writer, events dropped for the budget, bytes cut off at opening.
+    #[must_use]
+    pub fn sizes(&self) -> (u64, u64, u64) {
+        match &self.backend {
+            Backend::Directory(d) => (d.log.nbytes(), 0, d.log.truncated_bytes()),
+            Backend::Memory { nbytes, dropped, .. } => (*nbytes as u64, *dropped, 0),
+        }
+    }
+}
+
+fn rewritten(path: &Path) -> PathBuf {
+    path.with_extension("rewritten")
+}
+
+/// Writes the kept events of `log` beside it.
+fn rewrite_log(log: &EventLog, worker: u32, fsync: Fsync, keep: &mut impl FnMut(&Sourced) -> bool) -> Result<u64> {
+    let target = rewritten(log.path());
+    match fs::remove_file(&target) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::store("remove", target, e)),
+    }
+    let fresh = EventLog::open(&target, fsync)?;
+    let mut dropped = 0;
+    for record in log.replay(0)? {
+        let (seq, bytes) = record?;
+        // A dropped event leaves an empty record, so that numbers (and the decision ids made of them) stay unique.
+        if bytes.is_empty() || keep(&Sourced { worker, seq, stamped: Stamped::decode(&bytes)? }) {
+            fresh.append(&bytes)?;
+        } else {
+            fresh.append(&[])?;
+            dropped += 1;
+        }
+    }
+    fresh.flush()?;
+    fresh.close()?;
+    Ok(dropped)
+}
+
+fn swap_in(path: &Path) -> Result<()> {
+    let from = rewritten(path);
+    fs::rename(&from, path).map_err(|e| Error::store("replace", path, e))?;
+    let lock = PathBuf::from(format!("{}.lock", from.display()));
+    match fs::remove_file(&lock) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::store("remove", lock, e)),
+        _ => {}
+    }
+    crate::store::atomic::sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// The merged history of all writers, read as it is iterated.
+#[derive(Debug)]
+pub struct History {
+    heads: Vec<(Source, Option<Sourced>)>,
+}
+
+#[derive(Debug)]
+struct Source {
+    worker: u32,
+    input: Input,
+}
+
+#[derive(Debug)]
+enum Input {
+    List(std::vec::IntoIter<(u64, Vec<u8>)>),
+    Own(Box<Replay>),
+    Other(Box<EventLogReader>, VecDeque<(u64, Vec<u8>)>),
+}
+
+impl Source {
+    fn next(&mut self) -> Result<Option<Sourced>> {
+        loop {
+            let record = match &mut self.input {
+                Input::List(list) => list.next(),
+                Input::Own(replay) => replay.next().transpose()?,
+                Input::Other(reader, ready) => {
+                    if ready.is_empty() {
+                        ready.extend(reader.poll(POLL_BYTES)?);
+                    }
+                    ready.pop_front()
+                }
+            };
+            match record {
+                None => return Ok(None),
+                Some((_, tombstone)) if tombstone.is_empty() => {}
+                Some((seq, b)) => {
+                    return Ok(Some(Sourced { worker: self.worker, seq, stamped: Stamped::decode(&b)? }));
+                }
+            }
+        }
+    }
+}
+
+impl History {
+    fn new(sources: Vec<Source>) -> Result<Self> {
+        let mut heads = Vec::with_capacity(sources.len());
+        for mut s in sources {
+            let head = s.next()?;
+            heads.push((s, head));
+        }
+        Ok(Self { heads })
+    }
+}
+
+impl Iterator for History {
+    type Item = Result<Sourced>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = |h: &(Source, Option<Sourced>)| h.1.as_ref().map(|s| (s.stamped.lamport, s.worker));
+        let best = (0..self.heads.len()).filter(|&i| self.heads[i].1.is_some()).min_by_key(|&i| key(&self.heads[i]))?;
+        let (source, head) = &mut self.heads[best];
+        let out = head.take()?;
+        match source.next() {
+            Ok(next) => *head = next,
+            Err(e) => return Some(Err(e)),
+        }
+        Some(Ok(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(n: i64) -> Event {
+        Event::Item { scope: "s".into(), id: n.into(), vector: vec![n as f32] }
+    }
+
+    fn ids(history: History) -> Vec<(u32, u64)> {
+        history.map(|s| s.map(|s| (s.worker, s.stamped.lamport)).unwrap()).collect()
+    }
+
+    #[test]
+    fn two_writers_are_merged_in_logical_order_and_follow_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut a = Journal::open(dir.path(), Fsync::None).unwrap();
+        let mut b = Journal::open(dir.path(), Fsync::None).unwrap();
+        assert_ne!(a.worker(), b.worker());
+        assert_eq!(a.append(event(1)).unwrap(), 1);
+        assert_eq!(b.poll().unwrap().len(), 1);
+        assert_eq!(b.append(event(2)).unwrap(), 2);
+        assert_eq!(b.append(event(3)).unwrap(), 3);
+        assert_eq!(a.poll().unwrap().len(), 2);
+        assert_eq!(a.poll().unwrap().len(), 0);
+        assert_eq!(a.append(event(4)).unwrap(), 4);
+        let merged = ids(a.history(&Positions::new()).unwrap());
+        assert_eq!(merged.iter().map(|m| m.1).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        let tail = ids(a.history(&Positions::from([(a.worker(), 1), (b.worker(), 2)])).unwrap());
+        assert_eq!(tail, [(a.worker(), 4)]);
+        assert_eq!(a.positions(), Positions::from([(a.worker(), 2), (b.worker(), 2)]));
+    }
+
+    #[test]
+    fn an_ended_writer_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut a = Journal::open(dir.path(), Fsync::None).unwrap();
+        a.append(event(1)).unwrap();
+        a.close().unwrap();
+        let b = Journal::open(dir.path(), Fsync::None).unwrap();
+        assert_eq!(b.worker(), a.worker());
+        assert_eq!(ids(b.history(&Positions::new()).unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn rewriting_drops_for_good_and_names_living_writers() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut a = Journal::open(dir.path(), Fsync::None).unwrap();
+        let b = Journal::open(dir.path(), Fsync::None).unwrap();
+        for n in 0..5 {
+            a.append(event(n)).unwrap();
+        }
+        let (dropped, alive) = a.rewrite(|s| s.stamped.lamport != 3).unwrap();
+        assert_eq!((dropped, alive), (1, vec![b.worker()]));
+        assert_eq!(ids(a.history(&Positions::new()).unwrap()).iter().map(|m| m.1).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        a.append(event(9)).unwrap();
+        a.close().unwrap();
+        let again = Journal::open(dir.path(), Fsync::None).unwrap();
+        assert_eq!(ids(again.history(&Positions::new()).unwrap()).len(), 5);
+    }
+
+    #[test]
+    fn memory_journal_keeps_to_its_budget() {
+        let mut j = Journal::memory(200);
+        for n in 0..100 {
+            j.append(event(n)).unwrap();
+        }
+        let (bytes, dropped, _) = j.sizes();
+        assert!(bytes <= 200 && dropped > 50, "{bytes} {dropped}");
+        assert_eq!(j.next_seq(), 100);
+        assert_eq!(j.history(&Positions::new()).unwrap().count() as u64, 100 - dropped);
+    }
+}

@@ -1,0 +1,298 @@
+//! What one scope has learned: the immutable snapshot that a decision reads, and the step that makes the next one.
+
+use super::config::EngineConfig;
+use super::items::Item;
+use super::pending::DecisionRecord;
+use super::stats::{Progress, dcg};
+use crate::error::Result;
+use crate::item::ItemId;
+use crate::kernels;
+use crate::patterns::cases::{CaseMemory, CaseParams, Candidates, GateMode, GateParams, ItemGate, NewCase, Probe, Scored};
+use std::sync::Arc;
+
+/// Everything that a decision reads. Cloning shares the cases; nothing in it changes after it was published.
+#[derive(Debug, Clone)]
+pub struct Learned {
+    /// Logical time of the last event that it learned from; 0 is the untrained state.
+    pub version: u64,
+    /// Remembered cases.
+    pub cases: CaseMemory,
+    /// Chance of items without feedback.
+    pub gate: ItemGate,
+    /// Test-then-learn figures.
+    pub progress: Progress,
+    /// Running mean of whole-answer qualities, the baseline of the next one.
+    pub quality: Baseline,
+}
+
+/// Bias-corrected running mean that a reward is compared with, read before the reward enters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Baseline {
+    sum: f64,
+    weight: f64,
+}
+
+impl Baseline {
+    const BETA: f64 = 0.99;
+
+    /// The mean so far; ½ before the first reward.
+    #[must_use]
+    pub fn read(&self) -> f64 {
+        if self.weight > 0.0 { self.sum / self.weight } else { 0.5 }
+    }
+
+    fn update(&mut self, reward: f64) {
+        self.sum = Self::BETA * self.sum + (1.0 - Self::BETA) * reward;
+        self.weight = Self::BETA * self.weight + (1.0 - Self::BETA);
+    }
+}
+
+/// Candidates of one request, borrowed from their items.
+pub struct Listing<'a> {
+    ids: Vec<&'a ItemId>,
+    vectors: Vec<&'a [f32]>,
+    inv_norms: Vec<f32>,
+}
+
+impl<'a> Listing<'a> {
+    /// Over the candidates at hand.
+    #[must_use]
+    pub fn new(items: &'a [Arc<Item>]) -> Self {
+        Self {
+            ids: items.iter().map(|i| &i.id).collect(),
+            vectors: items.iter().map(|i| &*i.vector).collect(),
+            inv_norms: items.iter().map(|i| i.inv_norm).collect(),
+        }
+    }
+
+    /// Only the given positions.
+    #[must_use]
+    pub fn subset(&self, positions: &[usize]) -> Self {
+        Self {
+            ids: positions.iter().map(|&i| self.ids[i]).collect(),
+            vectors: positions.iter().map(|&i| self.vectors[i]).collect(),
+            inv_norms: positions.iter().map(|&i| self.inv_norms[i]).collect(),
+        }
+    }
+
+    /// The form that the case memory takes.
+    pub fn candidates(&self) -> Result<Candidates<'_>> {
+        Candidates::with_norms(&self.ids, &self.vectors, self.inv_norms.clone())
+    }
+}
+
+/// What a feedback says about the candidates of its decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Judgement<'a> {
+    /// Position and reward in [−1, 1].
+    pub rewards: &'a [(usize, f32)],
+    /// Quality of the whole answer.
+    pub quality: Option<f32>,
+    /// Weight of the source, 0..=1.
+    pub trust: f32,
+    /// Who says so.
+    pub source: &'a Arc<str>,
+    /// On whose behalf.
+    pub user: &'a Arc<str>,
+    /// Seconds since the epoch.
+    pub now: f64,
+}
+
+impl Learned {
+    /// The untrained state: the identity.
+    pub fn new(config: &EngineConfig) -> Result<Self> {
+        let params = CaseParams {
+            eta: config.eta,
+            recall_weight: config.recall_weight,
+            neighbors: config.neighbors,
+            max_bytes: config.case_bytes,
+            ..CaseParams::default()
+        };
+        let gate = GateParams { mode: GateMode::parse(&config.gate)?, nu: config.gate_nu, ..GateParams::default() };
+        Ok(Self {
+            version: 0,
+            cases: CaseMemory::new(config.dim, params, config.seed)?,
+            gate: ItemGate::new(gate, config.seed)?,
+            progress: Progress::default(),
+            quality: Baseline::default(),
+        })
+    }
+
+    /// True while nothing was learned: every answer is then the input, bit for bit.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        self.cases.is_empty()
+    }
+
+    /// Moves a query: û, or the query itself bit for bit while nothing is known.
+    pub fn adapt(&self, query: &[f32], out: &mut [f32]) -> Result<()> {
+        if self.is_identity() {
+            out.copy_from_slice(query);
+        } else {
+            out.copy_from_slice(self.cases.probe(query)?.adapted());
+        }
+        Ok(())
+    }
+
+    /// Scores of all candidates: the application's (or cosines), and the learned ones.
+    pub fn score(&self, query: &[f32], candidates: &Candidates<'_>, base: Option<&[f32]>) -> Result<Ranking> {
+        let probe = self.cases.probe(query)?;
+        let mut scored = Scored::default();
+        self.cases.score(&probe, candidates, base, &mut scored)?;
+        let mut learned = Vec::new();
+        self.gate.apply(&probe, candidates, &scored, &mut learned);
+        Ok(Ranking { probe, scored, learned })
+    }
+
+    /// One instant learning step; `version` is the logical time of the event.
+    pub fn learn(&mut self, record: &DecisionRecord, what: &Judgement<'_>, config: &EngineConfig, version: u64) -> Result<()> {
+        let listing = Listing::new(&record.items);
+        let all = listing.candidates()?;
+        let ranking = self.score(&record.query, &all, record.base.as_deref())?;
+        let split = |positive: bool| -> Vec<(usize, f32)> {
+            what.rewards.iter().copied().filter(|(_, r)| if positive { *r > 0.0 } else { *r < 0.0 }).collect()
+        };
+        let mut parts = vec![split(true), split(false)];
+        if let Some(quality) = what.quality {
+            // One number for the whole answer: everything shown shares the credit, compared with what is usual.
+            let advantage = (f64::from(quality) - self.quality.read()) as f32;
+            self.quality.update(f64::from(quality));
+            if what.rewards.is_empty() && advantage != 0.0 {
+                parts = vec![record.shown.iter().map(|&p| (p as usize, advantage)).collect()];
+            } else {
+                parts.iter_mut().flatten().for_each(|(_, r)| *r *= quality);
+            }
+        }
+        if let Some(clicked) = parts.iter().find(|p| p.first().is_some_and(|(_, r)| *r > 0.0)) {
+            let positions: Vec<usize> = clicked.iter().map(|(p, _)| *p).collect();
+            let ids: Vec<ItemId> = positions.iter().map(|&p| record.items[p].id.clone()).collect();
+            let seen = ids.iter().any(|id| self.cases.recall_of(&ranking.probe, id) > 0.0);
+            self.progress.push(dcg(&ranking.scored.base, &positions), dcg(&ranking.learned, &positions), seen);
+            if what.quality.is_none() {
+                self.gate.observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored)?;
+            }
+        }
+        for part in &parts {
+            let strength = part.iter().map(|(_, r)| *r).sum::<f32>() / part.len().max(1) as f32 * what.trust;
+            if part.is_empty() || strength == 0.0 || !strength.is_finite() {
+                continue;
+            }
+            let judged: Vec<usize> = part.iter().map(|(p, _)| *p).collect();
+            let taking_part = learning_set(record, &ranking.scored.scores, &judged, config.learn_candidates);
+            let subset = listing.subset(&taking_part);
+            let candidates = subset.candidates()?;
+            let scores: Vec<f32> = taking_part.iter().map(|&p| ranking.scored.scores[p]).collect();
+            let chosen: Vec<ItemId> = judged.iter().map(|&p| record.items[p].id.clone()).collect();
+            let case = NewCase {
+                chosen: &chosen,
+                candidates: &candidates,
+                scores: Some(&scores),
+                weight: strength,
+                source: what.source.clone(),
+                user: what.user.clone(),
+                at: what.now,
+            };
+            if kernels::norm(ranking.probe.query()) > 0.0 {
+                self.cases.learn(&ranking.probe, &case)?;
+            }
+        }
+        self.version = version;
+        Ok(())
+    }
+}
+
+/// Scores of one request with their origin.
+#[derive(Debug)]
+pub struct Ranking {
+    /// The neighbour search.
+    pub probe: Probe,
+    /// Base, recall and ungated scores.
+    pub scored: Scored,
+    /// Scores with the gate.
+    pub learned: Vec<f32>,
+}
+
+/// Positions that take part in learning, ascending: those shown, those judged and the best `top` by score.
+fn learning_set(record: &DecisionRecord, scores: &[f32], judged: &[usize], top: usize) -> Vec<usize> {
+    let mut out = kernels::top_k(scores, top);
+    out.extend(record.shown.iter().map(|&p| p as usize));
+    out.extend_from_slice(judged);
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::{DecisionEvent, DecisionId};
+    use super::*;
+
+    fn record(d: usize, n: usize, seed: u64) -> DecisionRecord {
+        use crate::rng::{RngExt, stream};
+        let mut rng = stream(seed, 0);
+        let mut vector = || -> Vec<f32> { (0..d).map(|_| rng.random::<f32>() - 0.5).collect() };
+        let query = vector();
+        let items: Vec<Arc<Item>> = (0..n).map(|i| Arc::new(Item::new((i as i64).into(), &vector()))).collect();
+        let event = DecisionEvent {
+            id: DecisionId::new(0, seed),
+            scope: "s".into(),
+            query,
+            items: items.iter().map(|i| i.hash).collect(),
+            base: None,
+            shown: vec![0, 1, 2],
+            propensities: vec![1.0; 3],
+            version: 0,
+            acted: true,
+            user: "".into(),
+            now: 0.0,
+        };
+        DecisionRecord::new(event, items, true)
+    }
+
+    fn score_of(l: &Learned, r: &DecisionRecord, item: usize) -> f32 {
+        let listing = Listing::new(&r.items);
+        l.score(&r.query, &listing.candidates().unwrap(), None).unwrap().learned[item]
+    }
+
+    #[test]
+    fn one_feedback_moves_the_next_score_in_its_direction() {
+        let config = EngineConfig::new(16);
+        for seed in 0..20 {
+            for reward in [1.0f32, 0.3, -0.3, -1.0] {
+                let r = record(16, 8, seed);
+                let mut l = Learned::new(&config).unwrap();
+                let before = score_of(&l, &r, 2);
+                let (source, user): (Arc<str>, Arc<str>) = ("click".into(), "".into());
+                let what = Judgement { rewards: &[(2, reward)], quality: None, trust: 1.0, source: &source, user: &user, now: 0.0 };
+                l.learn(&r, &what, &config, 1).unwrap();
+                let after = score_of(&l, &r, 2);
+                assert!((after - before) * reward > 0.0, "seed {seed} reward {reward}: {before} -> {after}");
+                assert_eq!(l.version, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn quality_is_compared_with_what_is_usual() {
+        let config = EngineConfig::new(8);
+        let r = record(8, 6, 1);
+        let (source, user): (Arc<str>, Arc<str>) = ("judge".into(), "".into());
+        for (quality, sign) in [(0.9f32, 1.0f32), (0.1, -1.0)] {
+            let mut l = Learned::new(&config).unwrap();
+            let before: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
+            let what = Judgement { rewards: &[], quality: Some(quality), trust: 1.0, source: &source, user: &user, now: 0.0 };
+            l.learn(&r, &what, &config, 1).unwrap();
+            let after: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
+            assert!((after - before) * sign > 0.0, "{quality}: {before} -> {after}");
+        }
+    }
+
+    #[test]
+    fn untrained_is_the_identity() {
+        let l = Learned::new(&EngineConfig::new(8)).unwrap();
+        let x = [0.1f32, -0.0, 3.5, 1e-30, -7.0, 0.0, 2.0, 1.0];
+        let mut y = [9.0f32; 8];
+        l.adapt(&x, &mut y).unwrap();
+        assert_eq!(x.map(f32::to_bits), y.map(f32::to_bits));
+    }
+}

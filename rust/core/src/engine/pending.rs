@@ -1,0 +1,221 @@
+//! Decisions that may still get feedback, bounded in number and bytes.
+
+use super::event::{DecisionEvent, DecisionId};
+use super::items::Item;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A decision with its candidates at hand.
+#[derive(Debug)]
+pub struct DecisionRecord {
+    /// Id.
+    pub id: DecisionId,
+    /// Scope.
+    pub scope: Arc<str>,
+    /// Query as it came.
+    pub query: Box<[f32]>,
+    /// Candidates in the caller's order.
+    pub items: Vec<Arc<Item>>,
+    /// The application's scores, if given.
+    pub base: Option<Box<[f32]>>,
+    /// Positions shown, best first.
+    pub shown: Vec<u32>,
+    /// Probability of each shown place.
+    pub propensities: Vec<f32>,
+    /// Version that decided.
+    pub version: u64,
+    /// Whether what was learned acted.
+    pub acted: bool,
+    /// On whose behalf; empty if unknown.
+    pub user: Arc<str>,
+    /// Seconds since the epoch.
+    pub now: f64,
+    /// In a memory journal decisions are written with their first feedback only.
+    journaled: AtomicBool,
+}
+
+impl DecisionRecord {
+    /// From its parts; `journaled` if the journal holds it already.
+    #[must_use]
+    pub fn new(event: DecisionEvent, items: Vec<Arc<Item>>, journaled: bool) -> Self {
+        Self {
+            id: event.id,
+            scope: event.scope,
+            query: event.query.into(),
+            items,
+            base: event.base.map(Into::into),
+            shown: event.shown,
+            propensities: event.propensities,
+            version: event.version,
+            acted: event.acted,
+            user: event.user,
+            now: event.now,
+            journaled: AtomicBool::new(journaled),
+        }
+    }
+
+    /// The journal's form.
+    #[must_use]
+    pub fn event(&self) -> DecisionEvent {
+        DecisionEvent {
+            id: self.id,
+            scope: self.scope.clone(),
+            query: self.query.to_vec(),
+            items: self.items.iter().map(|i| i.hash).collect(),
+            base: self.base.as_ref().map(|b| b.to_vec()),
+            shown: self.shown.clone(),
+            propensities: self.propensities.clone(),
+            version: self.version,
+            acted: self.acted,
+            user: self.user.clone(),
+            now: self.now,
+        }
+    }
+
+    /// True exactly once if the journal does not hold the decision yet.
+    pub fn claim_journaling(&self) -> bool {
+        !self.journaled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes back [`Self::claim_journaling`] after a failed write.
+    pub fn unclaim_journaling(&self) {
+        self.journaled.store(false, Ordering::Release);
+    }
+
+    /// Bytes without the shared items.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        std::mem::size_of::<Self>()
+            + 4 * (self.query.len() + self.base.as_ref().map_or(0, |b| b.len()) + self.shown.len() + self.propensities.len())
+            + 8 * self.items.len()
+            + 64
+    }
+}
+
+/// The most recent decisions.
+#[derive(Debug)]
+pub struct Pending {
+    map: FxHashMap<DecisionId, Arc<DecisionRecord>>,
+    order: VecDeque<DecisionId>,
+    nbytes: usize,
+    capacity: usize,
+    max_bytes: usize,
+    expired: u64,
+}
+
+impl Pending {
+    /// At most `capacity` decisions and `max_bytes` bytes; the oldest go first.
+    #[must_use]
+    pub fn new(capacity: usize, max_bytes: usize) -> Self {
+        Self { map: FxHashMap::default(), order: VecDeque::new(), nbytes: 0, capacity, max_bytes, expired: 0 }
+    }
+
+    /// Takes a decision.
+    pub fn insert(&mut self, record: Arc<DecisionRecord>) {
+        let (id, size) = (record.id, record.nbytes());
+        if let Some(old) = self.map.insert(id, record) {
+            self.nbytes -= old.nbytes();
+        } else {
+            self.order.push_back(id);
+        }
+        self.nbytes += size;
+        // The newest always stays, however large it is.
+        while self.map.len() > 1 && (self.map.len() > self.capacity || self.nbytes > self.max_bytes) {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Some(old) = self.map.remove(&oldest) {
+                self.nbytes -= old.nbytes();
+                self.expired += 1;
+            }
+        }
+    }
+
+    /// The decision, if it is still here.
+    #[must_use]
+    pub fn get(&self, id: DecisionId) -> Option<Arc<DecisionRecord>> {
+        self.map.get(&id).cloned()
+    }
+
+    /// Oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<DecisionRecord>> {
+        self.order.iter().filter_map(|id| self.map.get(id))
+    }
+
+    /// Forgets the decisions that `keep` refuses.
+    pub fn retain(&mut self, mut keep: impl FnMut(&DecisionRecord) -> bool) {
+        self.map.retain(|_, r| keep(r));
+        self.order.retain(|id| self.map.contains_key(id));
+        self.nbytes = self.map.values().map(|r| r.nbytes()).sum();
+    }
+
+    /// Number of decisions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// True if none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Bytes held, without the shared items.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        self.nbytes
+    }
+
+    /// Decisions that left to make room.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(counter: u64, d: usize) -> Arc<DecisionRecord> {
+        let event = DecisionEvent {
+            id: DecisionId::new(0, counter),
+            scope: "s".into(),
+            query: vec![0.0; d],
+            items: vec![],
+            base: None,
+            shown: vec![],
+            propensities: vec![],
+            version: 0,
+            acted: true,
+            user: "".into(),
+            now: 0.0,
+        };
+        Arc::new(DecisionRecord::new(event, vec![], false))
+    }
+
+    #[test]
+    fn oldest_go_first_and_the_newest_stays() {
+        let mut p = Pending::new(3, usize::MAX);
+        (0..5).for_each(|i| p.insert(record(i, 4)));
+        assert_eq!((p.len(), p.expired()), (3, 2));
+        assert!(p.get(DecisionId::new(0, 1)).is_none() && p.get(DecisionId::new(0, 4)).is_some());
+        let mut p = Pending::new(10, 1);
+        p.insert(record(0, 1000));
+        p.insert(record(1, 1000));
+        assert_eq!(p.len(), 1);
+        assert_eq!(p.nbytes(), record(1, 1000).nbytes());
+        p.retain(|_| false);
+        assert_eq!((p.len(), p.nbytes(), p.iter().count()), (0, 0, 0));
+    }
+
+    #[test]
+    fn journaling_is_claimed_once() {
+        let r = record(0, 1);
+        assert!(r.claim_journaling());
+        assert!(!r.claim_journaling());
+        r.unclaim_journaling();
+        assert!(r.claim_journaling());
+    }
+}

@@ -1,0 +1,255 @@
+//! The engine as bytes: snapshots of a state directory, `save` and `load`.
+
+use super::config::{ENGINE_KIND, EngineConfig};
+use super::event::DecisionEvent;
+use super::items::Item;
+use super::journal::Positions;
+use super::learned::{Baseline, Learned};
+use super::ledger::Ledger;
+use super::pending::DecisionRecord;
+use super::scope::Scope;
+use super::stats::Progress;
+use super::{Engine, Scopes};
+use crate::codec::{self, Kind};
+use crate::error::{Error, Result, check_finite};
+use crate::item::ItemId;
+use crate::patterns::cases::{CaseMemory, ItemGate};
+use crate::store::atomic;
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Envelope of the settings file of a state directory.
+const CONFIG_KIND: Kind = Kind { tag: *b"CONF", version: 1 };
+const CONFIG_FILE: &str = "config.sona";
+
+/// Snapshots kept in a state directory: the newest, and one to fall back to if it is damaged.
+const KEPT: usize = 2;
+
+#[derive(Serialize, Deserialize)]
+struct ScopeImage {
+    name: Arc<str>,
+    version: u64,
+    cases: Vec<u8>,
+    gate: Vec<u8>,
+    progress: Progress,
+    quality: Baseline,
+    ledger: Ledger,
+    items: Vec<(ItemId, Vec<f32>)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EngineImage {
+    config: EngineConfig,
+    lamport: u64,
+    next_decision: u64,
+    positions: Positions,
+    scopes: Vec<ScopeImage>,
+    /// Memory engines only: their journal, its next number, and the decisions that wait for feedback.
+    records: Vec<(u64, Vec<u8>)>,
+    next_seq: u64,
+    pending: Vec<DecisionEvent>,
+}
+
+fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
+    let live = scope.live.load();
+    // By content address, so that equal states have equal bytes whatever the order in which items came.
+    let mut items: Vec<_> = scope.items.read().iter().cloned().collect();
+    items.sort_by_key(|i| i.hash);
+    Ok(ScopeImage {
+        name: scope.name.clone(),
+        version: live.version,
+        cases: live.cases.to_bytes()?,
+        gate: live.gate.to_bytes()?,
+        progress: live.progress.clone(),
+        quality: live.quality,
+        ledger: ledger.clone(),
+        items: items.iter().map(|i| (i.id.clone(), i.vector.to_vec())).collect(),
+    })
+}
+
+fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
+    let cases = CaseMemory::from_bytes(&image.cases)?;
+    if cases.dim() != config.dim {
+        let reason = format!("cases of dimension {}, the engine has {}", cases.dim(), config.dim);
+        return Err(Error::corrupt("engine state", reason));
+    }
+    let scope = Scope::new(&image.name, config)?;
+    let learned = Learned {
+        version: image.version,
+        cases,
+        gate: ItemGate::from_bytes(&image.gate)?,
+        progress: image.progress,
+        quality: image.quality,
+    };
+    let mut ledger = image.ledger;
+    ledger.restore();
+    {
+        let mut table = scope.items.write();
+        for (id, vector) in image.items {
+            if vector.len() != config.dim || check_finite("item", &vector).is_err() {
+                return Err(Error::corrupt("engine state", format!("item {id} has an impossible vector")));
+            }
+            table.insert(Arc::new(Item::new(id, &vector)));
+        }
+    }
+    Ok(Scope { name: scope.name, live: ArcSwap::from_pointee(learned), items: RwLock::new(scope.items.into_inner()), ledger: Mutex::new(ledger) })
+}
+
+/// Settings of the engine that wrote a state directory; `None` if there is none yet.
+pub fn read_config(root: &Path) -> Result<Option<EngineConfig>> {
+    let path = root.join(CONFIG_FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => codec::decode(CONFIG_KIND, &bytes).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::store("read", path, e)),
+    }
+}
+
+/// Refuses a directory that another dimension or embedder wrote, and notes the settings in use.
+pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
+    let known = match read_config(root) {
+        Ok(known) => known,
+        // Damaged settings lose nothing: the caller brings its own.
+        Err(Error::Corrupt { .. }) => None,
+        Err(e) => return Err(e),
+    };
+    if let Some(known) = &known {
+        known.check_compatible(config)?;
+    }
+    if known.as_ref() == Some(config) {
+        return Ok(());
+    }
+    let path = root.join(CONFIG_FILE);
+    let bytes = codec::encode(CONFIG_KIND, config)?;
+    atomic::replace(&path, |w| w.write_all(&bytes).map_err(|e| Error::store("write", &path, e)))
+}
+
+impl Engine {
+    /// One consistent picture: no feedback is between journal and state while it is taken.
+    fn image(&self, whole: bool) -> Result<EngineImage> {
+        let names = self.scope_names();
+        let scopes: Vec<Arc<Scope>> = names.iter().filter_map(|n| self.scope(n)).collect();
+        let ledgers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
+        let journal = self.journal.lock();
+        let images = scopes.iter().zip(&ledgers).map(|(s, l)| image_of(s, l)).collect::<Result<Vec<_>>>()?;
+        let pending = if whole { self.pending.lock().iter().map(|r| r.event()).collect() } else { Vec::new() };
+        Ok(EngineImage {
+            config: self.config.clone(),
+            lamport: journal.lamport(),
+            next_decision: self.next_decision.load(Ordering::Relaxed),
+            positions: journal.positions(),
+            scopes: images,
+            records: if whole { journal.memory_records() } else { Vec::new() },
+            next_seq: journal.next_seq(),
+            pending,
+        })
+    }
+
+    /// Everything, also what waits for feedback. Reading it back and going on equals never having stopped.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let _guard = self.enter()?;
+        codec::encode(ENGINE_KIND, &self.image(true)?)
+    }
+
+    /// An engine in memory from what [`Self::to_bytes`] wrote. Bytes are treated as hostile.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let image: EngineImage = codec::decode(ENGINE_KIND, bytes)?;
+        let corrupt = |e: Error| match e {
+            Error::Corrupt { .. } => e,
+            other => Error::corrupt("engine state", other),
+        };
+        let engine = Self::in_memory(image.config.clone()).map_err(corrupt)?;
+        let (records, next_seq, lamport) = (image.records.clone(), image.next_seq, image.lamport);
+        let pending = image.pending.clone();
+        engine.adopt(image).map_err(corrupt)?;
+        engine.journal.lock().restore_memory(records, next_seq, lamport);
+        for event in pending {
+            if let Some(scope) = engine.scope(&event.scope) {
+                let table = scope.items.read();
+                let items: Option<Vec<_>> = event.items.iter().map(|h| table.by_hash(*h).cloned()).collect();
+                if let Some(items) = items {
+                    check_decision(&event, items.len(), engine.config.dim)?;
+                    engine.pending.lock().insert(Arc::new(DecisionRecord::new(event, items, false)));
+                }
+            }
+        }
+        Ok(engine)
+    }
+
+    fn adopt(&self, image: EngineImage) -> Result<()> {
+        image.config.check_compatible(&self.config)?;
+        let mut scopes = Scopes::default();
+        for s in image.scopes {
+            let scope = Arc::new(scope_of(s, &self.config)?);
+            scopes.insert(scope.name.clone(), scope);
+        }
+        self.scopes.store(Arc::new(scopes));
+        self.next_decision.store(image.next_decision, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The newest snapshot that fits the journal becomes the state; returns where the journal goes on (empty: from the
+    /// first event, because there is no usable snapshot).
+    pub(super) fn load_snapshot(&self) -> Result<Positions> {
+        let Some(store) = &self.snapshots else { return Ok(Positions::new()) };
+        let bytes = match store.latest() {
+            Ok(Some((_, bytes))) => bytes,
+            // A snapshot only saves time: without a whole one the journal tells everything.
+            Ok(None) | Err(Error::Corrupt { .. }) => return Ok(Positions::new()),
+            Err(e) => return Err(e),
+        };
+        let image: EngineImage = codec::decode(ENGINE_KIND, &bytes)?;
+        image.config.check_compatible(&self.config)?;
+        let mut journal = self.journal.lock();
+        let ends = journal.end_positions()?;
+        if image.positions.iter().any(|(w, p)| ends.get(w).is_none_or(|end| end < p)) {
+            // The journal lost its tail (a power cut, a damaged file): what it still holds is the truth.
+            return Ok(Positions::new());
+        }
+        let (positions, lamport) = (image.positions.clone(), image.lamport);
+        self.adopt(image)?;
+        journal.witness(lamport);
+        Ok(positions)
+    }
+
+    /// Writes a snapshot, so that the next opening replays only what comes after it. Nothing without a state directory.
+    pub fn checkpoint(&self) -> Result<()> {
+        let _guard = self.enter()?;
+        self.snapshot_to_disk()
+    }
+
+    pub(super) fn snapshot_to_disk(&self) -> Result<()> {
+        let Some(store) = &self.snapshots else { return Ok(()) };
+        let image = self.image(false)?;
+        let version = image.lamport;
+        store.save(&codec::encode(ENGINE_KIND, &image)?, version)?;
+        store.prune(KEPT)?;
+        Ok(())
+    }
+
+    /// BLAKE3 of what a scope has learned: cases, gate and figures, not the times and numbers of events. Equal digests mean
+    /// equal answers, bit for bit.
+    pub fn digest(&self, scope: &str) -> Result<[u8; 32]> {
+        let live = match self.scope(scope) {
+            Some(scope) => scope.live.load_full(),
+            None => Arc::new(Learned::new(&self.config)?),
+        };
+        let mut h = blake3::Hasher::new();
+        h.update(&live.cases.to_bytes()?).update(&live.gate.to_bytes()?);
+        let rest = postcard::to_stdvec(&(&live.progress, &live.quality)).map_err(|e| Error::corrupt("digest", e))?;
+        Ok(*h.update(&rest).finalize().as_bytes())
+    }
+}
+
+fn check_decision(e: &DecisionEvent, n: usize, dim: usize) -> Result<()> {
+    let ok = e.query.len() == dim
+        && e.base.as_ref().is_none_or(|b| b.len() == n)
+        && e.shown.iter().all(|&p| (p as usize) < n)
+        && check_finite("query", &e.query).is_ok()
+        && e.base.as_ref().is_none_or(|b| check_finite("base", b).is_ok());
+    if ok { Ok(()) } else { Err(Error::corrupt("engine state", format!("decision {} is impossible", e.id))) }
+}

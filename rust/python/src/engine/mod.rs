@@ -1,0 +1,407 @@
+//! Binding of `sona_core::engine`: the compiled base of `sona.SonaEngine`.
+
+mod decision;
+mod ids;
+mod settings;
+mod views;
+
+use crate::arrays::{Rows, asarray, detached, matrix, metrics_dict, vector};
+use crate::errors::{IntoPy, to_py};
+use decision::PyDecision;
+use ids::Ids;
+use numpy::{PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use sona_core::engine::{DecisionId, Engine, Feedback, Mode, Outcome, Request};
+use sona_core::{Error, store};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::mem::ManuallyDrop;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Compiled base of `sona.SonaEngine`.
+#[pyclass(frozen, subclass, name = "Engine", module = "sona._core")]
+struct PyEngine {
+    engine: Arc<Engine>,
+    embedder: Option<Py<PyAny>>,
+}
+
+fn seconds(now: Option<f64>) -> f64 {
+    now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()))
+}
+
+fn decision_id(x: &Bound<'_, PyAny>) -> PyResult<DecisionId> {
+    if let Ok(s) = x.cast::<PyString>() {
+        return DecisionId::parse(s.to_str()?).py();
+    }
+    match x.cast::<PyDecision>() {
+        Ok(d) => match &d.get().id {
+            Some(id) => DecisionId::parse(id).py(),
+            None => Err(to_py(Error::value("decision_id", "a decision that was recorded", "one made in mode off"))),
+        },
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "decision_id: expected the id of a decision (str), got {}",
+            x.get_type().name()?
+        ))),
+    }
+}
+
+impl PyEngine {
+    /// One vector; text goes through the embedder.
+    fn query(&self, name: &'static str, x: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
+        let dim = self.engine.config().dim;
+        if x.is_instance_of::<PyString>() {
+            let py = x.py();
+            let Some(embedder) = &self.embedder else {
+                return Err(to_py(Error::value(name, "a vector (this engine has no embedder)", "text")));
+            };
+            let rows = embedder.bind(py).call_method1("embed", (PyList::new(py, [x])?,))?;
+            let (row, n, _) = matrix("embedding", &rows, Some(dim))?;
+            if n != 1 {
+                return Err(to_py(Error::shape("embedding", format!("(1, {dim})"), format!("({n}, {dim})"))));
+            }
+            return Ok(row);
+        }
+        vector(name, x, Some(dim))
+    }
+}
+
+#[pymethods]
+impl PyEngine {
+    /// From settings, or from the bytes of a saved engine.
+    #[new]
+    #[pyo3(signature = (settings, store=None, embedder=None))]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyAny>, store: Option<PathBuf>, embedder: Option<Py<PyAny>>) -> PyResult<Self> {
+        if let Ok(saved) = settings.cast::<PyBytes>() {
+            let owned = saved.as_bytes().to_vec();
+            let engine = detached(py, move || Engine::from_bytes(&owned))?;
+            return Ok(Self { engine: Arc::new(engine), embedder });
+        }
+        let (config, fsync) = settings::parse(settings.cast::<PyDict>()?)?;
+        let engine = detached(py, move || match store {
+            Some(root) => Engine::open(config, &root, fsync),
+            None => Engine::in_memory(config),
+        })?;
+        Ok(Self { engine: Arc::new(engine), embedder })
+    }
+
+    #[pyo3(signature = (x, *, scope="default", out=None))]
+    fn adapt<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        scope: &str,
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let dim = self.engine.config().dim;
+        let rows = if x.is_instance_of::<PyString>() {
+            Rows { data: self.query("x", x)?, n: 1, batched: false }
+        } else {
+            Rows::extract("x", x, dim)?
+        };
+        let mut y = vec![0.0f32; rows.data.len()];
+        let known = self.engine.scope(scope).is_some_and(|s| !s.live.load().is_identity());
+        if known {
+            let engine = &self.engine;
+            detached(py, || engine.adapt(scope, &rows.data, &mut y))?;
+        } else {
+            self.engine.adapt(scope, &rows.data, &mut y).py()?;
+        }
+        let Some(out) = out else { return Rows::emit(py, y, dim, rows.batched) };
+        let array = out.cast::<numpy::PyArrayDyn<f32>>().map_err(|_| PyTypeError::new_err("out: expected a float32 array"))?;
+        let want: &[usize] = if rows.batched { &[rows.n, dim] } else { &[dim] };
+        if array.shape() != want || !array.is_c_contiguous() {
+            let got = format!("{:?}", array.shape());
+            return Err(to_py(Error::shape("out", format!("C-contiguous {want:?}"), got)));
+        }
+        array.try_readwrite()?.as_slice_mut()?.copy_from_slice(&y);
+        Ok(out)
+    }
+
+    #[pyo3(signature = (query, ids, vectors=None, *, scores=None, scope="default", k=10, user="", now=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn rank(
+        &self,
+        py: Python<'_>,
+        query: &Bound<'_, PyAny>,
+        ids: &Bound<'_, PyAny>,
+        vectors: Option<&Bound<'_, PyAny>>,
+        scores: Option<&Bound<'_, PyAny>>,
+        scope: &str,
+        k: usize,
+        user: &str,
+        now: Option<f64>,
+    ) -> PyResult<PyDecision> {
+        let query = self.query("query", query)?;
+        let ids = Ids::extract(ids)?;
+        let refs = ids.refs()?;
+        let vectors = match vectors {
+            None => None,
+            Some(v) => {
+                let a = asarray("vectors", v)?;
+                let (n, d) = (ids.len(), self.engine.config().dim);
+                if a.shape() != [n, d] {
+                    return Err(to_py(match *a.shape() {
+                        [rows, got] if rows == n => Error::Dimension { name: "vectors", expected: d, got },
+                        _ => Error::shape("vectors", format!("({n}, {d})"), format!("{:?}", a.shape())),
+                    }));
+                }
+                Some(a.to_vec()?)
+            }
+        };
+        let scores = scores.map(|s| vector("scores", s, Some(ids.len()))).transpose()?;
+        let request = Request {
+            scope,
+            query: &query,
+            ids: &refs,
+            vectors: vectors.as_deref(),
+            scores: scores.as_deref(),
+            k,
+            user,
+            now: seconds(now),
+        };
+        let engine = &self.engine;
+        let d = detached(py, || engine.rank(&request))?;
+        let shown = d.order.iter().map(|&p| ids.object(p as usize));
+        Ok(PyDecision {
+            id: d.id.map(|id| id.to_string()),
+            ids: PyList::new(py, shown)?.unbind(),
+            scores: d.scores,
+            base_scores: d.base_scores,
+            propensities: d.propensities,
+            version: d.version,
+            acted: d.acted,
+            scope: scope.to_owned(),
+        })
+    }
+
+    #[pyo3(signature = (decision_id, *, chosen=None, rewards=None, quality=None, vectors=None, source="", user="", now=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn feedback(
+        &self,
+        py: Python<'_>,
+        decision_id: &Bound<'_, PyAny>,
+        chosen: Option<&Bound<'_, PyAny>>,
+        rewards: Option<&Bound<'_, PyDict>>,
+        quality: Option<f32>,
+        vectors: Option<&Bound<'_, PyAny>>,
+        source: &str,
+        user: &str,
+        now: Option<f64>,
+    ) -> PyResult<bool> {
+        let decision = self::decision_id(decision_id)?;
+        let mut objects = Vec::new();
+        let mut values: Vec<f32> = Vec::new();
+        if let Some(chosen) = chosen {
+            // A list, set or array holds several ids; a str, int, bytes or tuple is one.
+            let single = chosen.is_instance_of::<PyString>()
+                || chosen.is_instance_of::<PyBytes>()
+                || chosen.is_instance_of::<PyTuple>()
+                || chosen.try_iter().is_err();
+            if single {
+                objects.push(chosen.clone());
+            } else {
+                objects.extend(chosen.try_iter()?.collect::<PyResult<Vec<_>>>()?);
+            }
+            values.resize(objects.len(), 1.0);
+        }
+        if let Some(rewards) = rewards {
+            for (id, reward) in rewards {
+                objects.push(id);
+                values.push(reward.extract()?);
+            }
+        }
+        let ids = Ids::of(objects)?;
+        let refs = ids.refs()?;
+        let mut seen = BTreeSet::new();
+        let mut pairs = Vec::with_capacity(refs.len());
+        for (id, value) in refs.iter().zip(values) {
+            if seen.insert(id.owned()) {
+                pairs.push((*id, value));
+            } else {
+                return Err(to_py(Error::value("chosen, rewards", "each item once", format!("{} twice", id.owned()))));
+            }
+        }
+        let dim = self.engine.config().dim;
+        let vectors = vectors.map(|v| Rows::extract("vectors", v, dim)).transpose()?;
+        let f = Feedback {
+            decision,
+            rewards: &pairs,
+            vectors: vectors.as_ref().map(|v| v.data.as_slice()),
+            quality,
+            source,
+            user,
+            now: seconds(now),
+        };
+        let engine = &self.engine;
+        let outcome = detached(py, || engine.feedback(&f))?;
+        Ok(matches!(outcome, Outcome::Learned | Outcome::Recorded))
+    }
+
+    #[getter]
+    fn mode(&self) -> &'static str {
+        self.engine.mode().name()
+    }
+
+    #[setter]
+    fn set_mode(&self, mode: &str) -> PyResult<()> {
+        self.engine.set_mode(Mode::parse(mode).py()?);
+        Ok(())
+    }
+
+    #[getter]
+    fn version(&self) -> u64 {
+        self.engine.version()
+    }
+
+    #[getter]
+    fn scopes(&self) -> Vec<String> {
+        self.engine.scope_names().iter().map(ToString::to_string).collect()
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.engine.is_closed()
+    }
+
+    fn _settings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        settings::emit(py, self.engine.config())
+    }
+
+    #[pyo3(signature = (version, *, scope=None))]
+    fn rollback(&self, py: Python<'_>, version: &Bound<'_, PyAny>, scope: Option<&str>) -> PyResult<()> {
+        let version: u64 = match version.cast::<PyString>() {
+            Ok(s) => {
+                let text = s.to_str()?;
+                text.strip_prefix('v').unwrap_or(text).parse().map_err(|_| {
+                    to_py(Error::value("version", "a number, or a string such as \"v12\"", format!("{text:?}")))
+                })?
+            }
+            Err(_) => version.extract()?,
+        };
+        let engine = &self.engine;
+        detached(py, || engine.rollback(scope, version))
+    }
+
+    fn _promote<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        views::promotion(py, &self.engine.promote().py()?)
+    }
+
+    #[pyo3(signature = (*, user))]
+    fn _forget<'py>(&self, py: Python<'py>, user: &str) -> PyResult<Bound<'py, PyDict>> {
+        let engine = &self.engine;
+        views::removed(py, &detached(py, || engine.forget(user))?)
+    }
+
+    #[pyo3(signature = (*, source))]
+    fn _purge<'py>(&self, py: Python<'py>, source: &str) -> PyResult<Bound<'py, PyDict>> {
+        let engine = &self.engine;
+        views::removed(py, &detached(py, || engine.purge(source))?)
+    }
+
+    fn _explain<'py>(&self, py: Python<'py>, decision_id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+        let id = self::decision_id(decision_id)?;
+        let engine = &self.engine;
+        views::explanation(py, &detached(py, || engine.explain(id))?)
+    }
+
+    fn _report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        views::report(py, &self.engine)
+    }
+
+    fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>, Py<PyAny>, f32)>> {
+        let engine = &self.engine;
+        let rows = detached(py, || engine.preferences())?;
+        rows.into_iter()
+            .map(|(d, a, b, w)| Ok((d.to_string(), ids::to_object(py, &a)?, ids::to_object(py, &b)?, w)))
+            .collect()
+    }
+
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        metrics_dict(py, &self.engine.metrics())
+    }
+
+    #[pyo3(signature = (scope="default"))]
+    fn digest(&self, scope: &str) -> PyResult<String> {
+        Ok(self.engine.digest(scope).py()?.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    fn refresh(&self, py: Python<'_>) -> PyResult<usize> {
+        let engine = &self.engine;
+        detached(py, || engine.refresh())
+    }
+
+    fn checkpoint(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = &self.engine;
+        detached(py, || engine.checkpoint())
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let engine = &self.engine;
+        Ok(PyBytes::new(py, &detached(py, || engine.to_bytes())?))
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        let engine = &self.engine;
+        detached(py, || {
+            let bytes = engine.to_bytes()?;
+            store::atomic::replace(&path, |w| w.write_all(&bytes).map_err(|e| Error::store("write", &path, e)))
+        })
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = &self.engine;
+        detached(py, || engine.close())
+    }
+
+    fn _before_fork(&self, py: Python<'_>) {
+        let engine = self.engine.clone();
+        // Others finish their calls without needing the GIL; wait for them without holding it.
+        py.detach(|| drop(engine.fork_gate().write().unwrap_or_else(PoisonError::into_inner)));
+        let guard = engine.fork_gate().write().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the lock lives in `engine`, which `Held` keeps alive until after the guard is dropped.
+        let guard = unsafe { std::mem::transmute::<RwLockWriteGuard<'_, ()>, RwLockWriteGuard<'static, ()>>(guard) };
+        HELD.with_borrow_mut(|held| held.push(Held { guard: ManuallyDrop::new(guard), engine: engine.clone() }));
+    }
+
+    #[pyo3(signature = (*, child))]
+    fn _after_fork(&self, child: bool) -> PyResult<()> {
+        HELD.with_borrow_mut(|held| held.retain(|h| !Arc::ptr_eq(&h.engine, &self.engine)));
+        if child && !self.engine.is_closed() { self.engine.after_fork().py() } else { Ok(()) }
+    }
+}
+
+/// A fork gate that is held while the process forks.
+struct Held {
+    guard: ManuallyDrop<RwLockWriteGuard<'static, ()>>,
+    engine: Arc<Engine>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: dropped exactly once, here, and before `engine`, which owns the lock.
+        unsafe { ManuallyDrop::drop(&mut self.guard) }
+    }
+}
+
+thread_local! {
+    static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Settings of the engine that wrote a state directory.
+#[pyfunction]
+fn directory_settings(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    match sona_core::engine::read_config(&path).py()? {
+        Some(config) => settings::emit(py, &config),
+        None => Err(to_py(Error::corrupt(format!("state directory {}", path.display()), "holds no settings"))),
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(directory_settings, m)?)?;
+    m.add_class::<PyDecision>()?;
+    m.add_class::<PyEngine>()
+}
