@@ -30,7 +30,13 @@ impl Mode {
             "shadow" => Self::Shadow,
             "canary" => Self::Canary,
             "on" => Self::On,
-            other => return Err(Error::config("mode", "off, observe, shadow, canary or on", format!("{other:?}"))),
+            other => {
+                return Err(Error::config(
+                    "mode",
+                    "off, observe, shadow, canary or on",
+                    format!("{other:?}"),
+                ));
+            }
         })
     }
 
@@ -43,7 +49,10 @@ impl Mode {
     /// From the stored number; anything unknown is `Off`, which is always safe.
     #[must_use]
     pub fn from_u8(v: u8) -> Self {
-        [Self::Off, Self::Observe, Self::Shadow, Self::Canary, Self::On].get(usize::from(v)).copied().unwrap_or(Self::Off)
+        [Self::Off, Self::Observe, Self::Shadow, Self::Canary, Self::On]
+            .get(usize::from(v))
+            .copied()
+            .unwrap_or(Self::Off)
     }
 
     /// True if feedback changes what the engine knows.
@@ -161,31 +170,112 @@ impl EngineConfig {
     /// Errors on the first field that is out of range.
     pub fn check(&self) -> Result<()> {
         fn range(name: &'static str, ok: bool, expected: &str, got: impl ToString) -> Result<()> {
-            if ok { Ok(()) } else { Err(Error::config(name, expected, got)) }
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::config(name, expected, got))
+            }
         }
-        range("hidden_dim", (1..=65_536).contains(&self.dim), "1 to 65536", self.dim)?;
-        range("canary_share", (0.0..=1.0).contains(&self.canary_share), "0 to 1", self.canary_share)?;
+        range(
+            "hidden_dim",
+            (1..=65_536).contains(&self.dim),
+            "1 to 65536",
+            self.dim,
+        )?;
+        range(
+            "canary_share",
+            (0.0..=1.0).contains(&self.canary_share),
+            "0 to 1",
+            self.canary_share,
+        )?;
         match self.exploration {
             Exploration::None => {}
             Exploration::Epsilon(e) => range("epsilon", (0.0..=1.0).contains(&e), "0 to 1", e)?,
-            Exploration::Softmax(t) => range("exploration temperature", t.is_finite() && t > 0.0, "above 0", t)?,
+            Exploration::Softmax(t) => {
+                range("exploration temperature", t.is_finite() && t > 0.0, "above 0", t)?
+            }
         }
-        range("eta", self.eta.is_finite() && self.eta >= 0.0, "0 or more", self.eta)?;
-        range("recall_weight", self.recall_weight.is_finite() && self.recall_weight >= 0.0, "0 or more", self.recall_weight)?;
+        range(
+            "eta",
+            self.eta.is_finite() && self.eta >= 0.0,
+            "0 or more",
+            self.eta,
+        )?;
+        range(
+            "recall_weight",
+            self.recall_weight.is_finite() && self.recall_weight >= 0.0,
+            "0 or more",
+            self.recall_weight,
+        )?;
         range("neighbors", self.neighbors >= 1, "at least 1", self.neighbors)?;
-        range("gate_nu", (0.0..=1.0).contains(&self.gate_nu), "0 to 1", self.gate_nu)?;
-        range("micro_lora_rank", (1..=2).contains(&self.micro_rank), "1 or 2", self.micro_rank)?;
-        range("base_lora_rank", (1..=256).contains(&self.base_rank), "1 to 256", self.base_rank)?;
-        range("micro_lora_lr", self.micro_lr.is_finite() && self.micro_lr >= 0.0, "0 or more", self.micro_lr)?;
-        range("base_lora_lr", self.base_lr.is_finite() && self.base_lr >= 0.0, "0 or more", self.base_lr)?;
-        range("pattern_clusters", self.pattern_clusters >= 1, "at least 1", self.pattern_clusters)?;
-        range("trajectory_capacity", self.capacity >= 1, "at least 1", self.capacity)?;
+        range(
+            "gate_nu",
+            (0.0..=1.0).contains(&self.gate_nu),
+            "0 to 1",
+            self.gate_nu,
+        )?;
+        range(
+            "micro_lora_rank",
+            (1..=2).contains(&self.micro_rank),
+            "1 or 2",
+            self.micro_rank,
+        )?;
+        range(
+            "base_lora_rank",
+            (1..=256).contains(&self.base_rank),
+            "1 to 256",
+            self.base_rank,
+        )?;
+        range(
+            "micro_lora_lr",
+            self.micro_lr.is_finite() && self.micro_lr >= 0.0,
+            "0 or more",
+            self.micro_lr,
+        )?;
+        range(
+            "base_lora_lr",
+            self.base_lr.is_finite() && self.base_lr >= 0.0,
+            "0 or more",
+            self.base_lr,
+        )?;
+        range(
+            "pattern_clusters",
+            self.pattern_clusters >= 1,
+            "at least 1",
+            self.pattern_clusters,
+        )?;
+        range(
+            "trajectory_capacity",
+            self.capacity >= 1,
+            "at least 1",
+            self.capacity,
+        )?;
         range("max_scopes", self.max_scopes >= 1, "at least 1", self.max_scopes)?;
-        range("learn_candidates", self.learn_candidates >= 2, "at least 2", self.learn_candidates)?;
-        range("harm_budget", self.harm_budget >= 0.0, "0 or more", self.harm_budget)?;
-        range("quality_threshold", (0.0..=1.0).contains(&self.quality_threshold), "0 to 1", self.quality_threshold)?;
+        range(
+            "learn_candidates",
+            self.learn_candidates >= 2,
+            "at least 2",
+            self.learn_candidates,
+        )?;
+        range(
+            "harm_budget",
+            self.harm_budget >= 0.0,
+            "0 or more",
+            self.harm_budget,
+        )?;
+        range(
+            "quality_threshold",
+            (0.0..=1.0).contains(&self.quality_threshold),
+            "0 to 1",
+            self.quality_threshold,
+        )?;
         for (source, trust) in &self.source_trust {
-            range("source_trust", (0.0..=1.0).contains(trust), "0 to 1", format!("{trust} for {source:?}"))?;
+            range(
+                "source_trust",
+                (0.0..=1.0).contains(trust),
+                "0 to 1",
+                format!("{trust} for {source:?}"),
+            )?;
         }
         Ok(())
     }
@@ -205,7 +295,10 @@ impl EngineConfig {
 }
 
 /// Envelope of a serialised engine.
-pub const ENGINE_KIND: Kind = Kind { tag: *b"ENGN", version: 1 };
+pub const ENGINE_KIND: Kind = Kind {
+    tag: *b"ENGN",
+    version: 1,
+};
 
 #[cfg(test)]
 mod tests {
@@ -235,8 +328,14 @@ mod tests {
 
     #[test]
     fn foreign_encoder_is_refused() {
-        let a = EngineConfig { fingerprint: "minilm".into(), ..EngineConfig::new(4) };
-        let b = EngineConfig { fingerprint: "tfidf".into(), ..EngineConfig::new(4) };
+        let a = EngineConfig {
+            fingerprint: "minilm".into(),
+            ..EngineConfig::new(4)
+        };
+        let b = EngineConfig {
+            fingerprint: "tfidf".into(),
+            ..EngineConfig::new(4)
+        };
         assert!(a.check_compatible(&b).is_err());
         assert!(a.check_compatible(&EngineConfig { dim: 5, ..a.clone() }).is_err());
         assert!(a.check_compatible(&a.clone()).is_ok());

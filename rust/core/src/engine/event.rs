@@ -35,12 +35,23 @@ impl DecisionId {
 
     /// Reads back the text form.
     pub fn parse(text: &str) -> Result<Self> {
-        let parsed = text.strip_prefix('d').and_then(|t| t.split_once('-')).and_then(|(w, c)| {
-            let worker = u32::from_str_radix(w, 16).ok().filter(|&w| w < 1 << 24)?;
-            let counter = u64::from_str_radix(c, 16).ok().filter(|&c| c < 1 << Self::COUNTER_BITS)?;
-            Some(Self::new(worker, counter))
-        });
-        parsed.ok_or_else(|| Error::value("decision_id", "the id of a decision (such as \"d0-1f\")", format!("{text:?}")))
+        let parsed = text
+            .strip_prefix('d')
+            .and_then(|t| t.split_once('-'))
+            .and_then(|(w, c)| {
+                let worker = u32::from_str_radix(w, 16).ok().filter(|&w| w < 1 << 24)?;
+                let counter = u64::from_str_radix(c, 16)
+                    .ok()
+                    .filter(|&c| c < 1 << Self::COUNTER_BITS)?;
+                Some(Self::new(worker, counter))
+            });
+        parsed.ok_or_else(|| {
+            Error::value(
+                "decision_id",
+                "the id of a decision (such as \"d0-1f\")",
+                format!("{text:?}"),
+            )
+        })
     }
 }
 
@@ -142,10 +153,18 @@ impl Stamped {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         match bytes.split_first() {
             Some((&EVENT_VERSION, rest)) => {
-                let (value, rest) = postcard::take_from_bytes(rest).map_err(|e| Error::corrupt("journal event", e))?;
-                if rest.is_empty() { Ok(value) } else { Err(Error::corrupt("journal event", "bytes left over")) }
+                let (value, rest) =
+                    postcard::take_from_bytes(rest).map_err(|e| Error::corrupt("journal event", e))?;
+                if rest.is_empty() {
+                    Ok(value)
+                } else {
+                    Err(Error::corrupt("journal event", "bytes left over"))
+                }
             }
-            Some((v, _)) => Err(Error::corrupt("journal event", format!("layout {v}, this build reads {EVENT_VERSION}"))),
+            Some((v, _)) => Err(Error::corrupt(
+                "journal event",
+                format!("layout {v}, this build reads {EVENT_VERSION}"),
+            )),
             None => Err(Error::corrupt("journal event", "empty record")),
         }
     }
@@ -177,7 +196,11 @@ mod tests {
     fn events_round_trip() {
         let s = Stamped {
             lamport: 9,
-            event: Event::Item { scope: "default".into(), id: ItemId::Tuple(vec!["a".into(), 3.into()].into()), vector: vec![1.0, -0.5] },
+            event: Event::Item {
+                scope: "default".into(),
+                id: ItemId::Tuple(vec!["a".into(), 3.into()].into()),
+                vector: vec![1.0, -0.5],
+            },
         };
         assert_eq!(Stamped::decode(&s.encode().unwrap()).unwrap(), s);
     }

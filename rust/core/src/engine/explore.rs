@@ -17,9 +17,17 @@ pub(super) struct Shown {
 /// The first `k` by score, perturbed as `how` says. A pure function of seed and decision number.
 pub(super) fn choose(scores: &[f32], k: usize, how: Exploration, seed: u64, decision: u64) -> Shown {
     let k = k.min(scores.len());
-    let greedy = |k| kernels::top_k(scores, k).into_iter().map(|i| i as u32).collect::<Vec<_>>();
+    let greedy = |k| {
+        kernels::top_k(scores, k)
+            .into_iter()
+            .map(|i| i as u32)
+            .collect::<Vec<_>>()
+    };
     match how {
-        Exploration::None => Shown { order: greedy(k), propensities: vec![1.0; k] },
+        Exploration::None => Shown {
+            order: greedy(k),
+            propensities: vec![1.0; k],
+        },
         Exploration::Epsilon(epsilon) if k > 0 => {
             let mut rng = stream(seed ^ decision.rotate_left(17), STREAM);
             let mut order = greedy(k);
@@ -63,7 +71,10 @@ pub(super) fn choose(scores: &[f32], k: usize, how: Exploration, seed: u64, deci
                 .collect();
             Shown { order, propensities }
         }
-        _ => Shown { order: Vec::new(), propensities: Vec::new() },
+        _ => Shown {
+            order: Vec::new(),
+            propensities: Vec::new(),
+        },
     }
 }
 

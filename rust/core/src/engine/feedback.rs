@@ -59,7 +59,11 @@ impl Engine {
         let event = FeedbackEvent {
             decision: f.decision,
             scope: scope.name.clone(),
-            rewards: f.rewards.iter().map(|(id, r)| judged(&record, *id).map(|p| (record.items[p].hash, *r))).collect::<Result<_>>()?,
+            rewards: f
+                .rewards
+                .iter()
+                .map(|(id, r)| judged(&record, *id).map(|p| (record.items[p].hash, *r)))
+                .collect::<Result<_>>()?,
             quality: f.quality,
             source: f.source.into(),
             user: f.user.into(),
@@ -100,7 +104,13 @@ impl Engine {
     }
 
     /// The instant step. The caller holds the scope's ledger; replay comes through here too.
-    pub(super) fn learn_from(&self, scope: &Scope, record: &DecisionRecord, e: &FeedbackEvent, lamport: u64) -> Result<()> {
+    pub(super) fn learn_from(
+        &self,
+        scope: &Scope,
+        record: &DecisionRecord,
+        e: &FeedbackEvent,
+        lamport: u64,
+    ) -> Result<()> {
         let mut rewards = Vec::with_capacity(e.rewards.len());
         for (hash, reward) in &e.rewards {
             if let Some(p) = record.items.iter().position(|i| i.hash == *hash) {
@@ -108,7 +118,10 @@ impl Engine {
             }
         }
         if rewards.len() != e.rewards.len() {
-            return Err(Error::Learning(format!("{}: a judged item is not known any more", e.decision)));
+            return Err(Error::Learning(format!(
+                "{}: a judged item is not known any more",
+                e.decision
+            )));
         }
         let judgement = Judgement {
             rewards: &rewards,
@@ -134,13 +147,22 @@ impl Engine {
             return Ok(record);
         }
         self.find_in_history(id)?.ok_or_else(|| {
-            Error::Learning(format!("decision {id}: unknown here; it was never made, was forgotten, or its engine had no store"))
+            Error::Learning(format!(
+                "decision {id}: unknown here; it was never made, was forgotten, or its engine had no store"
+            ))
         })
     }
 
     /// The record with every judged item among its candidates: feedback may name an item that was not ranked.
-    fn with_judged_items(&self, scope: &Scope, record: Arc<DecisionRecord>, f: &Feedback<'_>) -> Result<Arc<DecisionRecord>> {
-        let missing: Vec<usize> = (0..f.rewards.len()).filter(|&i| judged(&record, f.rewards[i].0).is_err()).collect();
+    fn with_judged_items(
+        &self,
+        scope: &Scope,
+        record: Arc<DecisionRecord>,
+        f: &Feedback<'_>,
+    ) -> Result<Arc<DecisionRecord>> {
+        let missing: Vec<usize> = (0..f.rewards.len())
+            .filter(|&i| judged(&record, f.rewards[i].0).is_err())
+            .collect();
         if missing.is_empty() {
             return Ok(record);
         }
@@ -150,7 +172,12 @@ impl Engine {
             Some(v) => {
                 check_dim("vectors", f.rewards.len() * dim, v.len())?;
                 check_finite("vectors", v)?;
-                Some(missing.iter().flat_map(|&i| v[i * dim..(i + 1) * dim].iter().copied()).collect())
+                Some(
+                    missing
+                        .iter()
+                        .flat_map(|&i| v[i * dim..(i + 1) * dim].iter().copied())
+                        .collect(),
+                )
             }
             None => None,
         };
@@ -192,14 +219,22 @@ fn judged(record: &DecisionRecord, id: IdRef<'_>) -> Result<usize> {
         _ => false,
     };
     record.items.iter().position(|i| same(&i.id)).ok_or_else(|| {
-        Error::value("chosen", "an item of the decision", format!("{} in decision {}", id.owned(), record.id))
+        Error::value(
+            "chosen",
+            "an item of the decision",
+            format!("{} in decision {}", id.owned(), record.id),
+        )
     })
 }
 
 fn check_feedback(f: &Feedback<'_>) -> Result<()> {
     for (id, r) in f.rewards {
         if !(r.is_finite() && (-1.0..=1.0).contains(r)) {
-            return Err(Error::value("rewards", "numbers in [-1, 1]", format!("{r} for {}", id.owned())));
+            return Err(Error::value(
+                "rewards",
+                "numbers in [-1, 1]",
+                format!("{r} for {}", id.owned()),
+            ));
         }
     }
     if let Some(q) = f.quality {
@@ -208,7 +243,11 @@ fn check_feedback(f: &Feedback<'_>) -> Result<()> {
         }
     }
     if f.rewards.is_empty() && f.quality.is_none() {
-        return Err(Error::value("feedback", "chosen, rewards or quality", "none of them"));
+        return Err(Error::value(
+            "feedback",
+            "chosen, rewards or quality",
+            "none of them",
+        ));
     }
     if !f.now.is_finite() {
         return Err(Error::value("now", "finite seconds", f.now));

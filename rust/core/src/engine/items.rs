@@ -33,7 +33,12 @@ impl Item {
         first.copy_from_slice(&h.finalize().as_bytes()[..8]);
         let norm = kernels::norm(vector);
         let inv_norm = if norm > 0.0 { 1.0 / norm } else { 0.0 };
-        Self { hash: u64::from_le_bytes(first), id, vector: vector.into(), inv_norm }
+        Self {
+            hash: u64::from_le_bytes(first),
+            id,
+            vector: vector.into(),
+            inv_norm,
+        }
     }
 
     /// Bytes this item holds.
@@ -46,7 +51,10 @@ impl Item {
 fn hash_id(id: &ItemId, h: &mut blake3::Hasher) {
     match id {
         ItemId::Int(v) => h.update(b"i").update(&v.to_le_bytes()),
-        ItemId::Str(v) => h.update(b"s").update(&(v.len() as u64).to_le_bytes()).update(v.as_bytes()),
+        ItemId::Str(v) => h
+            .update(b"s")
+            .update(&(v.len() as u64).to_le_bytes())
+            .update(v.as_bytes()),
         ItemId::Bytes(v) => h.update(b"b").update(&(v.len() as u64).to_le_bytes()).update(v),
         ItemId::Tuple(v) => {
             h.update(b"t").update(&(v.len() as u64).to_le_bytes());
@@ -131,7 +139,9 @@ impl ItemTable {
     /// Drops the contents that came first until at most `budget` bytes are held.
     pub fn evict_to(&mut self, budget: usize) {
         while self.nbytes > budget {
-            let Some(item) = self.order.pop_front().and_then(|h| self.by_hash.remove(&h)) else { break };
+            let Some(item) = self.order.pop_front().and_then(|h| self.by_hash.remove(&h)) else {
+                break;
+            };
             self.nbytes -= item.nbytes();
             self.evicted += 1;
             let current = |known: Option<&Arc<Item>>| known.is_some_and(|k| k.hash == item.hash);

@@ -38,7 +38,13 @@ pub struct Journal {
 
 #[derive(Debug)]
 enum Backend {
-    Memory { records: VecDeque<(u64, Vec<u8>)>, next_seq: u64, nbytes: usize, budget: usize, dropped: u64 },
+    Memory {
+        records: VecDeque<(u64, Vec<u8>)>,
+        next_seq: u64,
+        nbytes: usize,
+        budget: usize,
+        dropped: u64,
+    },
     Directory(Directory),
 }
 
@@ -56,7 +62,13 @@ fn log_path(events: &Path, worker: u32) -> PathBuf {
 }
 
 fn worker_of(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix("writer-")?.strip_suffix(".log")?.parse().ok().filter(|&w| w < MAX_WORKERS)
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("writer-")?
+        .strip_suffix(".log")?
+        .parse()
+        .ok()
+        .filter(|&w| w < MAX_WORKERS)
 }
 
 /// Writers that have a log in `events`, in order.
@@ -79,15 +91,29 @@ fn claim(events: &Path, fsync: Fsync) -> Result<(u32, EventLog)> {
             Err(e) => return Err(e),
         }
     }
-    Err(Error::Capacity { name: "state directory", limit: format!("at most {MAX_WORKERS} writers"), got: "one more".into() })
+    Err(Error::Capacity {
+        name: "state directory",
+        limit: format!("at most {MAX_WORKERS} writers"),
+        got: "one more".into(),
+    })
 }
 
 impl Journal {
     /// A journal in memory that forgets its oldest records over `budget` bytes.
     #[must_use]
     pub fn memory(budget: usize) -> Self {
-        let backend = Backend::Memory { records: VecDeque::new(), next_seq: 0, nbytes: 0, budget, dropped: 0 };
-        Self { backend, worker: 0, lamport: 0 }
+        let backend = Backend::Memory {
+            records: VecDeque::new(),
+            next_seq: 0,
+            nbytes: 0,
+            budget,
+            dropped: 0,
+        };
+        Self {
+            backend,
+            worker: 0,
+            lamport: 0,
+        }
     }
 
     /// Opens or creates the journal of a state directory.
@@ -95,8 +121,18 @@ impl Journal {
         let events = root.join("events");
         fs::create_dir_all(&events).map_err(|e| Error::store("create", &events, e))?;
         let (worker, log) = claim(&events, fsync)?;
-        let dir = Directory { root: root.into(), fsync, log, pid: std::process::id(), others: BTreeMap::new() };
-        Ok(Self { backend: Backend::Directory(dir), worker, lamport: 0 })
+        let dir = Directory {
+            root: root.into(),
+            fsync,
+            log,
+            pid: std::process::id(),
+            others: BTreeMap::new(),
+        };
+        Ok(Self {
+            backend: Backend::Directory(dir),
+            worker,
+            lamport: 0,
+        })
     }
 
     /// Number of this writer; 0 in memory.
@@ -169,14 +205,22 @@ impl Journal {
             Backend::Directory(dir) => {
                 dir.log.append_many(&payloads)?;
             }
-            Backend::Memory { records, next_seq, nbytes, budget, dropped } => {
+            Backend::Memory {
+                records,
+                next_seq,
+                nbytes,
+                budget,
+                dropped,
+            } => {
                 for bytes in payloads {
                     *nbytes += bytes.len();
                     records.push_back((*next_seq, bytes));
                     *next_seq += 1;
                 }
                 while *nbytes > *budget {
-                    let Some((_, old)) = records.pop_front() else { break };
+                    let Some((_, old)) = records.pop_front() else {
+                        break;
+                    };
                     *nbytes -= old.len();
                     *dropped += 1;
                 }
@@ -197,7 +241,13 @@ impl Journal {
 
     /// Puts back what [`Self::memory_records`] gave; `next_seq` and `lamport` continue from there.
     pub fn restore_memory(&mut self, saved: Vec<(u64, Vec<u8>)>, seq: u64, lamport: u64) {
-        if let Backend::Memory { records, next_seq, nbytes, .. } = &mut self.backend {
+        if let Backend::Memory {
+            records,
+            next_seq,
+            nbytes,
+            ..
+        } = &mut self.backend
+        {
             *nbytes = saved.iter().map(|(_, b)| b.len()).sum();
             *records = saved.into();
             *next_seq = seq;
@@ -221,7 +271,10 @@ impl Journal {
             Backend::Memory { records, .. } => {
                 let start = from.get(&self.worker).copied().unwrap_or(0);
                 let list: Vec<_> = records.iter().filter(|(seq, _)| *seq >= start).cloned().collect();
-                sources.push(Source { worker: self.worker, input: Input::List(list.into_iter()) });
+                sources.push(Source {
+                    worker: self.worker,
+                    input: Input::List(list.into_iter()),
+                });
             }
             Backend::Directory(dir) => {
                 for worker in workers(&dir.root.join("events"))? {
@@ -242,7 +295,9 @@ impl Journal {
     /// From now on [`Self::poll`] returns what others append after `positions`.
     pub fn follow(&mut self, positions: &Positions) -> Result<()> {
         let own = self.worker;
-        let Backend::Directory(dir) = &mut self.backend else { return Ok(()) };
+        let Backend::Directory(dir) = &mut self.backend else {
+            return Ok(());
+        };
         dir.others.clear();
         for (&worker, &seq) in positions {
             let path = log_path(&dir.root.join("events"), worker);
@@ -256,13 +311,17 @@ impl Journal {
     /// What other writers appended since the last call, merged by logical time.
     pub fn poll(&mut self) -> Result<Vec<Sourced>> {
         let own = self.worker;
-        let Backend::Directory(dir) = &mut self.backend else { return Ok(Vec::new()) };
+        let Backend::Directory(dir) = &mut self.backend else {
+            return Ok(Vec::new());
+        };
         let events = dir.root.join("events");
         let mut out = Vec::new();
         for worker in workers(&events)?.into_iter().filter(|&w| w != own) {
             let reader = match dir.others.entry(worker) {
                 std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
-                std::collections::btree_map::Entry::Vacant(e) => e.insert(EventLogReader::open(log_path(&events, worker), 0)?),
+                std::collections::btree_map::Entry::Vacant(e) => {
+                    e.insert(EventLogReader::open(log_path(&events, worker), 0)?)
+                }
             };
             loop {
                 let batch = reader.poll(POLL_BYTES)?;
@@ -270,7 +329,11 @@ impl Journal {
                     break;
                 }
                 for (seq, bytes) in batch.into_iter().filter(|(_, b)| !b.is_empty()) {
-                    out.push(Sourced { worker, seq, stamped: Stamped::decode(&bytes)? });
+                    out.push(Sourced {
+                        worker,
+                        seq,
+                        stamped: Stamped::decode(&bytes)?,
+                    });
                 }
             }
         }
@@ -316,7 +379,11 @@ impl Journal {
                 let mut kept = VecDeque::with_capacity(records.len());
                 for (seq, bytes) in records.drain(..) {
                     let stamped = Stamped::decode(&bytes)?;
-                    if keep(&Sourced { worker: own, seq, stamped }) {
+                    if keep(&Sourced {
+                        worker: own,
+                        seq,
+                        stamped,
+                    }) {
                         kept.push_back((seq, bytes));
                     } else {
                         *nbytes -= bytes.len();
@@ -341,7 +408,9 @@ impl Journal {
                                 log.close()?;
                                 swap_in(&path)?;
                             }
-                            Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => alive.push(worker),
+                            Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
+                                alive.push(worker)
+                            }
                             Err(e) => return Err(e),
                         }
                     }
@@ -383,7 +452,12 @@ fn rewritten(path: &Path) -> PathBuf {
 }
 
 /// Writes the kept events of `log` beside it.
-fn rewrite_log(log: &EventLog, worker: u32, fsync: Fsync, keep: &mut impl FnMut(&Sourced) -> bool) -> Result<u64> {
+fn rewrite_log(
+    log: &EventLog,
+    worker: u32,
+    fsync: Fsync,
+    keep: &mut impl FnMut(&Sourced) -> bool,
+) -> Result<u64> {
     let target = rewritten(log.path());
     match fs::remove_file(&target) {
         Ok(()) => {}
@@ -395,7 +469,13 @@ fn rewrite_log(log: &EventLog, worker: u32, fsync: Fsync, keep: &mut impl FnMut(
     for record in log.replay(0)? {
         let (seq, bytes) = record?;
         // A dropped event leaves an empty record, so that numbers (and the decision ids made of them) stay unique.
-        if bytes.is_empty() || keep(&Sourced { worker, seq, stamped: Stamped::decode(&bytes)? }) {
+        if bytes.is_empty()
+            || keep(&Sourced {
+                worker,
+                seq,
+                stamped: Stamped::decode(&bytes)?,
+            })
+        {
             fresh.append(&bytes)?;
         } else {
             fresh.append(&[])?;
@@ -454,7 +534,11 @@ impl Source {
                 None => return Ok(None),
                 Some((_, tombstone)) if tombstone.is_empty() => {}
                 Some((seq, b)) => {
-                    return Ok(Some(Sourced { worker: self.worker, seq, stamped: Stamped::decode(&b)? }));
+                    return Ok(Some(Sourced {
+                        worker: self.worker,
+                        seq,
+                        stamped: Stamped::decode(&b)?,
+                    }));
                 }
             }
         }
@@ -477,7 +561,9 @@ impl Iterator for History {
 
     fn next(&mut self) -> Option<Self::Item> {
         let key = |h: &(Source, Option<Sourced>)| h.1.as_ref().map(|s| (s.stamped.lamport, s.worker));
-        let best = (0..self.heads.len()).filter(|&i| self.heads[i].1.is_some()).min_by_key(|&i| key(&self.heads[i]))?;
+        let best = (0..self.heads.len())
+            .filter(|&i| self.heads[i].1.is_some())
+            .min_by_key(|&i| key(&self.heads[i]))?;
         let (source, head) = &mut self.heads[best];
         let out = head.take()?;
         match source.next() {
@@ -493,11 +579,17 @@ mod tests {
     use super::*;
 
     fn event(n: i64) -> Event {
-        Event::Item { scope: "s".into(), id: n.into(), vector: vec![n as f32] }
+        Event::Item {
+            scope: "s".into(),
+            id: n.into(),
+            vector: vec![n as f32],
+        }
     }
 
     fn ids(history: History) -> Vec<(u32, u64)> {
-        history.map(|s| s.map(|s| (s.worker, s.stamped.lamport)).unwrap()).collect()
+        history
+            .map(|s| s.map(|s| (s.worker, s.stamped.lamport)).unwrap())
+            .collect()
     }
 
     #[test]
@@ -515,7 +607,9 @@ mod tests {
         assert_eq!(a.append(event(4)).unwrap(), 4);
         let merged = ids(a.history(&Positions::new()).unwrap());
         assert_eq!(merged.iter().map(|m| m.1).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        let tail = ids(a.history(&Positions::from([(a.worker(), 1), (b.worker(), 2)])).unwrap());
+        let tail = ids(a
+            .history(&Positions::from([(a.worker(), 1), (b.worker(), 2)]))
+            .unwrap());
         assert_eq!(tail, [(a.worker(), 4)]);
         assert_eq!(a.positions(), Positions::from([(a.worker(), 2), (b.worker(), 2)]));
     }
@@ -541,7 +635,13 @@ mod tests {
         }
         let (dropped, alive) = a.rewrite(|s| s.stamped.lamport != 3).unwrap();
         assert_eq!((dropped, alive), (1, vec![b.worker()]));
-        assert_eq!(ids(a.history(&Positions::new()).unwrap()).iter().map(|m| m.1).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        assert_eq!(
+            ids(a.history(&Positions::new()).unwrap())
+                .iter()
+                .map(|m| m.1)
+                .collect::<Vec<_>>(),
+            [1, 2, 4, 5]
+        );
         a.append(event(9)).unwrap();
         a.close().unwrap();
         let again = Journal::open(dir.path(), Fsync::None).unwrap();
@@ -557,6 +657,9 @@ mod tests {
         let (bytes, dropped, _) = j.sizes();
         assert!(bytes <= 200 && dropped > 50, "{bytes} {dropped}");
         assert_eq!(j.next_seq(), 100);
-        assert_eq!(j.history(&Positions::new()).unwrap().count() as u64, 100 - dropped);
+        assert_eq!(
+            j.history(&Positions::new()).unwrap().count() as u64,
+            100 - dropped
+        );
     }
 }

@@ -7,7 +7,9 @@ use super::stats::{Progress, dcg};
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
-use crate::patterns::cases::{CaseMemory, CaseParams, Candidates, GateMode, GateParams, ItemGate, NewCase, Probe, Scored};
+use crate::patterns::cases::{
+    Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, NewCase, Probe, Scored,
+};
 use std::sync::Arc;
 
 /// Everything that a decision reads. Cloning shares the cases; nothing in it changes after it was published.
@@ -38,7 +40,11 @@ impl Baseline {
     /// The mean so far; ½ before the first reward.
     #[must_use]
     pub fn read(&self) -> f64 {
-        if self.weight > 0.0 { self.sum / self.weight } else { 0.5 }
+        if self.weight > 0.0 {
+            self.sum / self.weight
+        } else {
+            0.5
+        }
     }
 
     fn update(&mut self, reward: f64) {
@@ -108,7 +114,11 @@ impl Learned {
             max_bytes: config.case_bytes,
             ..CaseParams::default()
         };
-        let gate = GateParams { mode: GateMode::parse(&config.gate)?, nu: config.gate_nu, ..GateParams::default() };
+        let gate = GateParams {
+            mode: GateMode::parse(&config.gate)?,
+            nu: config.gate_nu,
+            ..GateParams::default()
+        };
         Ok(Self {
             version: 0,
             cases: CaseMemory::new(config.dim, params, config.seed)?,
@@ -141,16 +151,30 @@ impl Learned {
         self.cases.score(&probe, candidates, base, &mut scored)?;
         let mut learned = Vec::new();
         self.gate.apply(&probe, candidates, &scored, &mut learned);
-        Ok(Ranking { probe, scored, learned })
+        Ok(Ranking {
+            probe,
+            scored,
+            learned,
+        })
     }
 
     /// One instant learning step; `version` is the logical time of the event.
-    pub fn learn(&mut self, record: &DecisionRecord, what: &Judgement<'_>, config: &EngineConfig, version: u64) -> Result<()> {
+    pub fn learn(
+        &mut self,
+        record: &DecisionRecord,
+        what: &Judgement<'_>,
+        config: &EngineConfig,
+        version: u64,
+    ) -> Result<()> {
         let listing = Listing::new(&record.items);
         let all = listing.candidates()?;
         let ranking = self.score(&record.query, &all, record.base.as_deref())?;
         let split = |positive: bool| -> Vec<(usize, f32)> {
-            what.rewards.iter().copied().filter(|(_, r)| if positive { *r > 0.0 } else { *r < 0.0 }).collect()
+            what.rewards
+                .iter()
+                .copied()
+                .filter(|(_, r)| if positive { *r > 0.0 } else { *r < 0.0 })
+                .collect()
         };
         let mut parts = vec![split(true), split(false)];
         if let Some(quality) = what.quality {
@@ -166,10 +190,17 @@ impl Learned {
         if let Some(clicked) = parts.iter().find(|p| p.first().is_some_and(|(_, r)| *r > 0.0)) {
             let positions: Vec<usize> = clicked.iter().map(|(p, _)| *p).collect();
             let ids: Vec<ItemId> = positions.iter().map(|&p| record.items[p].id.clone()).collect();
-            let seen = ids.iter().any(|id| self.cases.recall_of(&ranking.probe, id) > 0.0);
-            self.progress.push(dcg(&ranking.scored.base, &positions), dcg(&ranking.learned, &positions), seen);
+            let seen = ids
+                .iter()
+                .any(|id| self.cases.recall_of(&ranking.probe, id) > 0.0);
+            self.progress.push(
+                dcg(&ranking.scored.base, &positions),
+                dcg(&ranking.learned, &positions),
+                seen,
+            );
             if what.quality.is_none() {
-                self.gate.observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored)?;
+                self.gate
+                    .observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored)?;
             }
         }
         for part in &parts {
@@ -232,7 +263,9 @@ mod tests {
         let mut rng = stream(seed, 0);
         let mut vector = || -> Vec<f32> { (0..d).map(|_| rng.random::<f32>() - 0.5).collect() };
         let query = vector();
-        let items: Vec<Arc<Item>> = (0..n).map(|i| Arc::new(Item::new((i as i64).into(), &vector()))).collect();
+        let items: Vec<Arc<Item>> = (0..n)
+            .map(|i| Arc::new(Item::new((i as i64).into(), &vector())))
+            .collect();
         let event = DecisionEvent {
             id: DecisionId::new(0, seed),
             scope: "s".into(),
@@ -251,7 +284,9 @@ mod tests {
 
     fn score_of(l: &Learned, r: &DecisionRecord, item: usize) -> f32 {
         let listing = Listing::new(&r.items);
-        l.score(&r.query, &listing.candidates().unwrap(), None).unwrap().learned[item]
+        l.score(&r.query, &listing.candidates().unwrap(), None)
+            .unwrap()
+            .learned[item]
     }
 
     #[test]
@@ -263,10 +298,20 @@ mod tests {
                 let mut l = Learned::new(&config).unwrap();
                 let before = score_of(&l, &r, 2);
                 let (source, user): (Arc<str>, Arc<str>) = ("click".into(), "".into());
-                let what = Judgement { rewards: &[(2, reward)], quality: None, trust: 1.0, source: &source, user: &user, now: 0.0 };
+                let what = Judgement {
+                    rewards: &[(2, reward)],
+                    quality: None,
+                    trust: 1.0,
+                    source: &source,
+                    user: &user,
+                    now: 0.0,
+                };
                 l.learn(&r, &what, &config, 1).unwrap();
                 let after = score_of(&l, &r, 2);
-                assert!((after - before) * reward > 0.0, "seed {seed} reward {reward}: {before} -> {after}");
+                assert!(
+                    (after - before) * reward > 0.0,
+                    "seed {seed} reward {reward}: {before} -> {after}"
+                );
                 assert_eq!(l.version, 1);
             }
         }
@@ -280,7 +325,14 @@ mod tests {
         for (quality, sign) in [(0.9f32, 1.0f32), (0.1, -1.0)] {
             let mut l = Learned::new(&config).unwrap();
             let before: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
-            let what = Judgement { rewards: &[], quality: Some(quality), trust: 1.0, source: &source, user: &user, now: 0.0 };
+            let what = Judgement {
+                rewards: &[],
+                quality: Some(quality),
+                trust: 1.0,
+                source: &source,
+                user: &user,
+                now: 0.0,
+            };
             l.learn(&r, &what, &config, 1).unwrap();
             let after: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
             assert!((after - before) * sign > 0.0, "{quality}: {before} -> {after}");

@@ -54,7 +54,9 @@ fn fingerprint(e: &FeedbackEvent) -> u64 {
         h.update(&item.to_le_bytes()).update(&reward.to_le_bytes());
     }
     h.update(&e.quality.map_or([0xff; 4], f32::to_le_bytes));
-    h.update(&(e.source.len() as u64).to_le_bytes()).update(e.source.as_bytes()).update(e.user.as_bytes());
+    h.update(&(e.source.len() as u64).to_le_bytes())
+        .update(e.source.as_bytes())
+        .update(e.user.as_bytes());
     let mut first = [0; 8];
     first.copy_from_slice(&h.finalize().as_bytes()[..8]);
     u64::from_le_bytes(first)
@@ -81,7 +83,11 @@ impl Ledger {
             }
         }
         let minute = (e.now / 60.0).floor() as i64;
-        let user_cap = if e.user.is_empty() { 0 } else { config.user_cap_per_minute };
+        let user_cap = if e.user.is_empty() {
+            0
+        } else {
+            config.user_cap_per_minute
+        };
         let source_cap = config.source_caps.get(&*e.source).copied();
         let user_ok = user_cap == 0 || self.count(format!("u:{}", e.user), minute) <= user_cap;
         let source_ok = source_cap.is_none_or(|cap| self.count(format!("s:{}", e.source), minute) <= cap);
@@ -141,27 +147,49 @@ mod tests {
         let mut l: Ledger = postcard::from_bytes(&bytes).unwrap();
         l.restore();
         assert!(l.is_duplicate(&feedback(1, "u", "click", 99.0)));
-        assert_eq!(l.admit(&feedback(1, "u", "click", 99.0), &config), Verdict::Duplicate);
+        assert_eq!(
+            l.admit(&feedback(1, "u", "click", 99.0), &config),
+            Verdict::Duplicate
+        );
         assert_eq!(l.admit(&feedback(1, "v", "click", 99.0), &config), Verdict::Learn);
         assert_eq!(l.duplicates, 1);
     }
 
     #[test]
     fn one_user_cannot_flood() {
-        let config = EngineConfig { user_cap_per_minute: 3, ..EngineConfig::new(2) };
+        let config = EngineConfig {
+            user_cap_per_minute: 3,
+            ..EngineConfig::new(2)
+        };
         let mut l = Ledger::default();
-        let learned = (0..10).filter(|&i| l.admit(&feedback(i, "u", "click", 1.0), &config) == Verdict::Learn).count();
+        let learned = (0..10)
+            .filter(|&i| l.admit(&feedback(i, "u", "click", 1.0), &config) == Verdict::Learn)
+            .count();
         assert_eq!(learned, 3);
         assert_eq!(l.admit(&feedback(11, "v", "click", 1.0), &config), Verdict::Learn);
-        assert_eq!(l.admit(&feedback(12, "u", "click", 61.0), &config), Verdict::Learn);
-        assert_eq!(l.sources["click"], SourceCount { learned: 5, capped: 7 });
+        assert_eq!(
+            l.admit(&feedback(12, "u", "click", 61.0), &config),
+            Verdict::Learn
+        );
+        assert_eq!(
+            l.sources["click"],
+            SourceCount {
+                learned: 5,
+                capped: 7
+            }
+        );
     }
 
     #[test]
     fn named_sources_have_their_own_cap() {
-        let config = EngineConfig { source_caps: BTreeMap::from([("bot".into(), 2)]), ..EngineConfig::new(2) };
+        let config = EngineConfig {
+            source_caps: BTreeMap::from([("bot".into(), 2)]),
+            ..EngineConfig::new(2)
+        };
         let mut l = Ledger::default();
-        let learned = (0..5).filter(|&i| l.admit(&feedback(i, "", "bot", 1.0), &config) == Verdict::Learn).count();
+        let learned = (0..5)
+            .filter(|&i| l.admit(&feedback(i, "", "bot", 1.0), &config) == Verdict::Learn)
+            .count();
         assert_eq!(learned, 2);
         assert_eq!(l.admit(&feedback(9, "", "click", 1.0), &config), Verdict::Learn);
     }

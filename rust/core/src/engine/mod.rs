@@ -48,7 +48,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 /// Bytes of decisions kept in memory until their feedback comes.
 const PENDING_BYTES: usize = 64 << 20;
 
-type Scopes = imbl::GenericHashMap<Arc<str>, Arc<Scope>, rustc_hash::FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
+type Scopes =
+    imbl::GenericHashMap<Arc<str>, Arc<Scope>, rustc_hash::FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// Counters of the engine. They start at zero with each process.
 #[derive(Debug, Default)]
@@ -179,9 +180,16 @@ impl Engine {
         });
         if refused {
             let limit = format!("at most {} scopes (max_scopes)", self.config.max_scopes);
-            return Err(Error::Capacity { name: "scope", limit, got: format!("one more, {name:?}") });
+            return Err(Error::Capacity {
+                name: "scope",
+                limit,
+                got: format!("one more, {name:?}"),
+            });
         }
-        self.scope(name).ok_or_else(|| Error::Scope { scope: name.into(), reason: "it was removed".into() })
+        self.scope(name).ok_or_else(|| Error::Scope {
+            scope: name.into(),
+            reason: "it was removed".into(),
+        })
     }
 
     /// In a forked child: continue with an own journal.

@@ -88,7 +88,10 @@ impl DecisionRecord {
     #[must_use]
     pub fn nbytes(&self) -> usize {
         std::mem::size_of::<Self>()
-            + 4 * (self.query.len() + self.base.as_ref().map_or(0, |b| b.len()) + self.shown.len() + self.propensities.len())
+            + 4 * (self.query.len()
+                + self.base.as_ref().map_or(0, |b| b.len())
+                + self.shown.len()
+                + self.propensities.len())
             + 8 * self.items.len()
             + 64
     }
@@ -109,7 +112,14 @@ impl Pending {
     /// At most `capacity` decisions and `max_bytes` bytes; the oldest go first.
     #[must_use]
     pub fn new(capacity: usize, max_bytes: usize) -> Self {
-        Self { map: FxHashMap::default(), order: VecDeque::new(), nbytes: 0, capacity, max_bytes, expired: 0 }
+        Self {
+            map: FxHashMap::default(),
+            order: VecDeque::new(),
+            nbytes: 0,
+            capacity,
+            max_bytes,
+            expired: 0,
+        }
     }
 
     /// Takes a decision.
@@ -123,7 +133,9 @@ impl Pending {
         self.nbytes += size;
         // The newest always stays, however large it is.
         while self.map.len() > 1 && (self.map.len() > self.capacity || self.nbytes > self.max_bytes) {
-            let Some(oldest) = self.order.pop_front() else { break };
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
             if let Some(old) = self.map.remove(&oldest) {
                 self.nbytes -= old.nbytes();
                 self.expired += 1;

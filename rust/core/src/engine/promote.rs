@@ -51,9 +51,15 @@ impl Engine {
         let refusal = if p.lift.n < ENOUGH {
             Some(format!("{} feedbacks were scored, {ENOUGH} are needed", p.lift.n))
         } else if interval.0 <= 0.0 {
-            Some(format!("the lift's interval [{:.4}, {:.4}] is not above zero", interval.0, interval.1))
+            Some(format!(
+                "the lift's interval [{:.4}, {:.4}] is not above zero",
+                interval.0, interval.1
+            ))
         } else if p.lift_unseen.n > 0 && p.lift_unseen.mean < -budget {
-            Some(format!("items without feedback lose {:.4}, the budget is {budget:.4}", -p.lift_unseen.mean))
+            Some(format!(
+                "items without feedback lose {:.4}, the budget is {budget:.4}",
+                -p.lift_unseen.mean
+            ))
         } else {
             None
         };
@@ -63,7 +69,9 @@ impl Engine {
         }
         Ok(Promotion {
             accepted,
-            reason: refusal.unwrap_or_else(|| format!("lift {:+.4} [{:.4}, {:.4}]", p.lift.mean, interval.0, interval.1)),
+            reason: refusal.unwrap_or_else(|| {
+                format!("lift {:+.4} [{:.4}, {:.4}]", p.lift.mean, interval.0, interval.1)
+            }),
             n: p.lift.n,
             lift: p.lift.mean,
             interval,

@@ -63,7 +63,10 @@ fn check_distinct(items: &[Arc<Item>]) -> Result<()> {
     match hashes.windows(2).find(|w| w[0] == w[1]) {
         None => Ok(()),
         Some(pair) => {
-            let twice = items.iter().find(|i| i.hash == pair[0]).map_or_else(String::new, |i| format!("{} twice", i.id));
+            let twice = items
+                .iter()
+                .find(|i| i.hash == pair[0])
+                .map_or_else(String::new, |i| format!("{} twice", i.id));
             Err(Error::value("ids", "distinct ids", twice))
         }
     }
@@ -75,10 +78,16 @@ impl Engine {
     pub fn adapt(&self, scope: &str, rows: &[f32], out: &mut [f32]) -> Result<()> {
         let dim = self.config.dim;
         if rows.len() != out.len() || rows.len() % dim != 0 {
-            return Err(Error::Dimension { name: "x", expected: dim, got: rows.len() });
+            return Err(Error::Dimension {
+                name: "x",
+                expected: dim,
+                got: rows.len(),
+            });
         }
         check_finite("x", rows)?;
-        self.counters.adapted.fetch_add((rows.len() / dim) as u64, Ordering::Relaxed);
+        self.counters
+            .adapted
+            .fetch_add((rows.len() / dim) as u64, Ordering::Relaxed);
         if matches!(self.mode(), Mode::On | Mode::Canary) {
             let scopes = self.scopes.load();
             if let Some(scope) = scopes.get(scope) {
@@ -102,7 +111,11 @@ impl Engine {
         let n = request.ids.len();
         if let Some(v) = request.vectors {
             if v.len() != n * dim {
-                return Err(Error::shape("vectors", format!("({n}, {dim})"), format!("{} values", v.len())));
+                return Err(Error::shape(
+                    "vectors",
+                    format!("({n}, {dim})"),
+                    format!("{} values", v.len()),
+                ));
             }
         }
         if let Some(s) = request.scores {
@@ -130,15 +143,30 @@ impl Engine {
         let acted = match mode {
             Mode::On => true,
             Mode::Canary => {
-                stream(self.config.seed ^ number.rotate_left(29), CANARY_STREAM).random::<f32>() < self.config.canary_share
+                stream(self.config.seed ^ number.rotate_left(29), CANARY_STREAM).random::<f32>()
+                    < self.config.canary_share
             }
             _ => false,
         };
-        let scores = if acted { &ranking.learned } else { &ranking.scored.base };
-        let how = if acted { self.config.exploration } else { super::Exploration::None };
+        let scores = if acted {
+            &ranking.learned
+        } else {
+            &ranking.scored.base
+        };
+        let how = if acted {
+            self.config.exploration
+        } else {
+            super::Exploration::None
+        };
         let shown = choose(scores, request.k, how, self.config.seed, number);
         self.counters.ranked.fetch_add(1, Ordering::Relaxed);
-        let pick = |from: &[f32]| shown.order.iter().map(|&p| from[p as usize]).collect::<Vec<f32>>();
+        let pick = |from: &[f32]| {
+            shown
+                .order
+                .iter()
+                .map(|&p| from[p as usize])
+                .collect::<Vec<f32>>()
+        };
         let mut decision = Decision {
             id: None,
             scores: pick(scores),
@@ -162,10 +190,18 @@ impl Engine {
             return Ok(items);
         }
         let mut table = scope.items.write();
-        let unknown: Vec<_> = fresh.iter().filter(|i| table.by_hash(i.hash).is_none()).cloned().collect();
+        let unknown: Vec<_> = fresh
+            .iter()
+            .filter(|i| table.by_hash(i.hash).is_none())
+            .cloned()
+            .collect();
         let mut journal = self.journal.lock();
         if journal.is_durable() && !unknown.is_empty() {
-            let event = |i: &Arc<Item>| Event::Item { scope: scope.name.clone(), id: i.id.clone(), vector: i.vector.to_vec() };
+            let event = |i: &Arc<Item>| Event::Item {
+                scope: scope.name.clone(),
+                id: i.id.clone(),
+                vector: i.vector.to_vec(),
+            };
             self.written(journal.append_all(unknown.iter().map(event).collect()))?;
         }
         drop(journal);

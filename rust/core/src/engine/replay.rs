@@ -1,12 +1,12 @@
 //! Everything that goes back to the journal: opening, other writers' events, rollback, forgetting.
 
+use super::Engine;
 use super::event::{DecisionEvent, DecisionId, Event};
 use super::items::Item;
 use super::journal::{History, Journal, Positions, Sourced};
 use super::learned::Learned;
 use super::ledger::Verdict;
 use super::pending::DecisionRecord;
-use super::Engine;
 use crate::error::{Error, Result};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
@@ -114,7 +114,12 @@ impl Engine {
     /// Applies one event; learning comes through the same step as live feedback.
     fn replay_one(&self, s: Sourced, replay: &mut Replay) -> Result<()> {
         let lamport = s.stamped.lamport;
-        if let Some((_, saved)) = replay.rollback_targets.range_mut(..lamport).rev().find(|(_, saved)| saved.is_none()) {
+        if let Some((_, saved)) = replay
+            .rollback_targets
+            .range_mut(..lamport)
+            .rev()
+            .find(|(_, saved)| saved.is_none())
+        {
             *saved = Some(self.states());
         }
         match s.stamped.event {
@@ -159,7 +164,11 @@ impl Engine {
     }
 
     fn states(&self) -> States {
-        self.scopes.load().iter().map(|(name, s)| (name.clone(), s.live.load_full())).collect()
+        self.scopes
+            .load()
+            .iter()
+            .map(|(name, s)| (name.clone(), s.live.load_full()))
+            .collect()
     }
 
     /// Makes the states of version `to` live; a scope that did not exist then is untrained.
@@ -225,11 +234,21 @@ impl Engine {
         let scope = self.scope_or_new(&event.scope)?;
         let missing: FxHashSet<u64> = {
             let table = scope.items.read();
-            event.items.iter().copied().filter(|h| table.by_hash(*h).is_none()).collect()
+            event
+                .items
+                .iter()
+                .copied()
+                .filter(|h| table.by_hash(*h).is_none())
+                .collect()
         };
         if !missing.is_empty() {
             for s in journal.history(&Positions::new())? {
-                if let Event::Item { scope: name, id, vector } = s?.stamped.event {
+                if let Event::Item {
+                    scope: name,
+                    id,
+                    vector,
+                } = s?.stamped.event
+                {
                     if *name == *event.scope {
                         let item = Item::new(id, &vector);
                         if missing.contains(&item.hash) {
@@ -262,7 +281,11 @@ impl Engine {
             }
             if journal.sizes().1 > 0 && until.is_some() {
                 let limit = "versions whose events are still in the journal (journal_bytes)".to_owned();
-                return Err(Error::Capacity { name: "version", limit, got: "one whose events were dropped".into() });
+                return Err(Error::Capacity {
+                    name: "version",
+                    limit,
+                    got: "one whose events were dropped".into(),
+                });
             }
         }
         let mut replay = Replay::scan(journal.history(&Positions::new())?)?;
@@ -278,7 +301,11 @@ impl Engine {
     }
 
     fn learned_at(&self, version: u64) -> Result<States> {
-        if version == 0 { Ok(States::default()) } else { Ok(self.rebuilt(Some(version))?.states()) }
+        if version == 0 {
+            Ok(States::default())
+        } else {
+            Ok(self.rebuilt(Some(version))?.states())
+        }
     }
 
     /// Goes back to `version` in one scope or in all; 0 is the untrained state. What was learned since stays in the journal,
@@ -287,7 +314,10 @@ impl Engine {
         let _guard = self.enter()?;
         if let Some(name) = scope {
             if self.scope(name).is_none() {
-                return Err(Error::Scope { scope: name.into(), reason: "nothing was recorded in it".into() });
+                return Err(Error::Scope {
+                    scope: name.into(),
+                    reason: "nothing was recorded in it".into(),
+                });
             }
         }
         let newest = self.journal.lock().lamport();
@@ -296,9 +326,16 @@ impl Engine {
         }
         let states = self.learned_at(version)?;
         let names = self.scope_names();
-        let scopes: Vec<_> = names.iter().filter(|n| scope.is_none_or(|s| s == &***n)).filter_map(|n| self.scope(n)).collect();
+        let scopes: Vec<_> = names
+            .iter()
+            .filter(|n| scope.is_none_or(|s| s == &***n))
+            .filter_map(|n| self.scope(n))
+            .collect();
         let _writers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
-        self.written(self.journal.lock().append(Event::Rollback { scope: scope.map(Into::into), to: version }))?;
+        self.written(self.journal.lock().append(Event::Rollback {
+            scope: scope.map(Into::into),
+            to: version,
+        }))?;
         self.put_back(scope, version, &states)
     }
 
@@ -308,20 +345,28 @@ impl Engine {
         if user.is_empty() {
             return Err(Error::value("user", "a user's id", "an empty string"));
         }
-        self.remove(|e, bad| match e {
-            Event::Decision(d) => &*d.user == user || bad.contains(&d.id),
-            Event::Feedback(f) => &*f.user == user || bad.contains(&f.decision),
-            _ => false,
-        }, |e| match e {
-            Event::Decision(d) if &*d.user == user => Some(d.id),
-            Event::Feedback(f) if &*f.user == user => Some(f.decision),
-            _ => None,
-        }, |r| &*r.user == user)
+        self.remove(
+            |e, bad| match e {
+                Event::Decision(d) => &*d.user == user || bad.contains(&d.id),
+                Event::Feedback(f) => &*f.user == user || bad.contains(&f.decision),
+                _ => false,
+            },
+            |e| match e {
+                Event::Decision(d) if &*d.user == user => Some(d.id),
+                Event::Feedback(f) if &*f.user == user => Some(f.decision),
+                _ => None,
+            },
+            |r| &*r.user == user,
+        )
     }
 
     /// Removes all feedback of a source and what was learned from it; decisions stay. O(journal).
     pub fn purge(&self, source: &str) -> Result<Removed> {
-        self.remove(|e, _| matches!(e, Event::Feedback(f) if &*f.source == source), |_| None, |_| false)
+        self.remove(
+            |e, _| matches!(e, Event::Feedback(f) if &*f.source == source),
+            |_| None,
+            |_| false,
+        )
     }
 
     fn remove(
@@ -336,8 +381,17 @@ impl Engine {
             return Err(Error::Learning("the engine is closed".into()));
         }
         self.refresh()?;
-        let cases = |e: &Self| e.scopes.load().values().map(|s| s.live.load().cases.len() as u64).sum();
-        let mut out = Removed { cases_before: cases(self), ..Removed::default() };
+        let cases = |e: &Self| {
+            e.scopes
+                .load()
+                .values()
+                .map(|s| s.live.load().cases.len() as u64)
+                .sum()
+        };
+        let mut out = Removed {
+            cases_before: cases(self),
+            ..Removed::default()
+        };
         let mut journal = self.journal.lock();
         let mut bad = FxHashSet::default();
         for s in journal.history(&Positions::new())? {
@@ -355,7 +409,11 @@ impl Engine {
         let stays = |r: &DecisionRecord| !bad.contains(&r.id) && !pending_gone(r);
         let durable = journal.is_durable();
         if !durable {
-            self.pending.lock().iter().filter(|r| stays(r)).for_each(|r| used.extend(r.items.iter().map(|i| i.hash)));
+            self.pending
+                .lock()
+                .iter()
+                .filter(|r| stays(r))
+                .for_each(|r| used.extend(r.items.iter().map(|i| i.hash)));
         }
         let (events, alive) = journal.rewrite(|s| match &s.stamped.event {
             Event::Item { id, vector, .. } => used.contains(&Item::new(id.clone(), vector).hash),

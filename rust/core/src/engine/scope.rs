@@ -39,7 +39,13 @@ impl Scope {
 
     /// Items for `ids`, row i of `vectors` for id i; those that are new or changed since the last time are appended to
     /// `fresh`. With `vectors` `None` every id must be known.
-    pub fn lookup(&self, ids: &[IdRef<'_>], vectors: Option<&[f32]>, dim: usize, fresh: &mut Vec<Arc<Item>>) -> Result<Vec<Arc<Item>>> {
+    pub fn lookup(
+        &self,
+        ids: &[IdRef<'_>],
+        vectors: Option<&[f32]>,
+        dim: usize,
+        fresh: &mut Vec<Arc<Item>>,
+    ) -> Result<Vec<Arc<Item>>> {
         let table = self.items.read();
         let mut out = Vec::with_capacity(ids.len());
         match vectors {
@@ -68,7 +74,11 @@ impl Scope {
                         Some(item) => out.push(item.clone()),
                         None => {
                             let got = format!("{} without one", id.owned());
-                            return Err(Error::value("vectors", "a vector for every id that was not ranked before", got));
+                            return Err(Error::value(
+                                "vectors",
+                                "a vector for every id that was not ranked before",
+                                got,
+                            ));
                         }
                     }
                 }
@@ -84,7 +94,12 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
 
 /// Errors unless `name` can be a scope.
 pub fn check_name(name: &str) -> Result<()> {
-    let fail = |reason: &str| Err(Error::Scope { scope: name.chars().take(40).collect(), reason: reason.into() });
+    let fail = |reason: &str| {
+        Err(Error::Scope {
+            scope: name.chars().take(40).collect(),
+            reason: reason.into(),
+        })
+    };
     if name.is_empty() {
         return fail("the name is empty");
     }
@@ -103,18 +118,25 @@ mod tests {
         let s = Scope::new("a", &EngineConfig::new(2)).unwrap();
         let mut fresh = Vec::new();
         let ids = [IdRef::Int(1), IdRef::Str("x")];
-        let got = s.lookup(&ids, Some(&[1.0, 0.0, 0.0, 1.0]), 2, &mut fresh).unwrap();
+        let got = s
+            .lookup(&ids, Some(&[1.0, 0.0, 0.0, 1.0]), 2, &mut fresh)
+            .unwrap();
         assert_eq!((got.len(), fresh.len()), (2, 2));
         for item in fresh.drain(..) {
             s.items.write().insert(item);
         }
-        s.lookup(&ids, Some(&[1.0, 0.0, 0.0, 1.0]), 2, &mut fresh).unwrap();
+        s.lookup(&ids, Some(&[1.0, 0.0, 0.0, 1.0]), 2, &mut fresh)
+            .unwrap();
         assert!(fresh.is_empty());
-        s.lookup(&ids, Some(&[1.0, 0.0, 0.5, 1.0]), 2, &mut fresh).unwrap();
+        s.lookup(&ids, Some(&[1.0, 0.0, 0.5, 1.0]), 2, &mut fresh)
+            .unwrap();
         assert_eq!(fresh.len(), 1);
         assert_eq!(s.lookup(&ids, None, 2, &mut fresh).unwrap().len(), 2);
         assert!(s.lookup(&[IdRef::Int(9)], None, 2, &mut fresh).is_err());
-        assert!(s.lookup(&[IdRef::Int(9)], Some(&[f32::NAN, 0.0]), 2, &mut fresh).is_err());
+        assert!(
+            s.lookup(&[IdRef::Int(9)], Some(&[f32::NAN, 0.0]), 2, &mut fresh)
+                .is_err()
+        );
     }
 
     #[test]

@@ -23,7 +23,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Envelope of the settings file of a state directory.
-const CONFIG_KIND: Kind = Kind { tag: *b"CONF", version: 1 };
+const CONFIG_KIND: Kind = Kind {
+    tag: *b"CONF",
+    version: 1,
+};
 const CONFIG_FILE: &str = "config.sona";
 
 /// Snapshots kept in a state directory: the newest, and one to fall back to if it is damaged.
@@ -74,7 +77,11 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
 fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     let cases = CaseMemory::from_bytes(&image.cases)?;
     if cases.dim() != config.dim {
-        let reason = format!("cases of dimension {}, the engine has {}", cases.dim(), config.dim);
+        let reason = format!(
+            "cases of dimension {}, the engine has {}",
+            cases.dim(),
+            config.dim
+        );
         return Err(Error::corrupt("engine state", reason));
     }
     let scope = Scope::new(&image.name, config)?;
@@ -91,12 +98,20 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         let mut table = scope.items.write();
         for (id, vector) in image.items {
             if vector.len() != config.dim || check_finite("item", &vector).is_err() {
-                return Err(Error::corrupt("engine state", format!("item {id} has an impossible vector")));
+                return Err(Error::corrupt(
+                    "engine state",
+                    format!("item {id} has an impossible vector"),
+                ));
             }
             table.insert(Arc::new(Item::new(id, &vector)));
         }
     }
-    Ok(Scope { name: scope.name, live: ArcSwap::from_pointee(learned), items: RwLock::new(scope.items.into_inner()), ledger: Mutex::new(ledger) })
+    Ok(Scope {
+        name: scope.name,
+        live: ArcSwap::from_pointee(learned),
+        items: RwLock::new(scope.items.into_inner()),
+        ledger: Mutex::new(ledger),
+    })
 }
 
 /// Settings of the engine that wrote a state directory; `None` if there is none yet.
@@ -125,7 +140,9 @@ pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
     }
     let path = root.join(CONFIG_FILE);
     let bytes = codec::encode(CONFIG_KIND, config)?;
-    atomic::replace(&path, |w| w.write_all(&bytes).map_err(|e| Error::store("write", &path, e)))
+    atomic::replace(&path, |w| {
+        w.write_all(&bytes).map_err(|e| Error::store("write", &path, e))
+    })
 }
 
 impl Engine {
@@ -135,15 +152,27 @@ impl Engine {
         let scopes: Vec<Arc<Scope>> = names.iter().filter_map(|n| self.scope(n)).collect();
         let ledgers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
         let journal = self.journal.lock();
-        let images = scopes.iter().zip(&ledgers).map(|(s, l)| image_of(s, l)).collect::<Result<Vec<_>>>()?;
-        let pending = if whole { self.pending.lock().iter().map(|r| r.event()).collect() } else { Vec::new() };
+        let images = scopes
+            .iter()
+            .zip(&ledgers)
+            .map(|(s, l)| image_of(s, l))
+            .collect::<Result<Vec<_>>>()?;
+        let pending = if whole {
+            self.pending.lock().iter().map(|r| r.event()).collect()
+        } else {
+            Vec::new()
+        };
         Ok(EngineImage {
             config: self.config.clone(),
             lamport: journal.lamport(),
             next_decision: self.next_decision.load(Ordering::Relaxed),
             positions: journal.positions(),
             scopes: images,
-            records: if whole { journal.memory_records() } else { Vec::new() },
+            records: if whole {
+                journal.memory_records()
+            } else {
+                Vec::new()
+            },
             next_seq: journal.next_seq(),
             pending,
         })
@@ -173,7 +202,10 @@ impl Engine {
                 let items: Option<Vec<_>> = event.items.iter().map(|h| table.by_hash(*h).cloned()).collect();
                 if let Some(items) = items {
                     check_decision(&event, items.len(), engine.config.dim)?;
-                    engine.pending.lock().insert(Arc::new(DecisionRecord::new(event, items, false)));
+                    engine
+                        .pending
+                        .lock()
+                        .insert(Arc::new(DecisionRecord::new(event, items, false)));
                 }
             }
         }
@@ -195,7 +227,9 @@ impl Engine {
     /// The newest snapshot that fits the journal becomes the state; returns where the journal goes on (empty: from the
     /// first event, because there is no usable snapshot).
     pub(super) fn load_snapshot(&self) -> Result<Positions> {
-        let Some(store) = &self.snapshots else { return Ok(Positions::new()) };
+        let Some(store) = &self.snapshots else {
+            return Ok(Positions::new());
+        };
         let bytes = match store.latest() {
             Ok(Some((_, bytes))) => bytes,
             // A snapshot only saves time: without a whole one the journal tells everything.
@@ -206,7 +240,11 @@ impl Engine {
         image.config.check_compatible(&self.config)?;
         let mut journal = self.journal.lock();
         let ends = journal.end_positions()?;
-        if image.positions.iter().any(|(w, p)| ends.get(w).is_none_or(|end| end < p)) {
+        if image
+            .positions
+            .iter()
+            .any(|(w, p)| ends.get(w).is_none_or(|end| end < p))
+        {
             // The journal lost its tail (a power cut, a damaged file): what it still holds is the truth.
             return Ok(Positions::new());
         }
@@ -223,7 +261,9 @@ impl Engine {
     }
 
     pub(super) fn snapshot_to_disk(&self) -> Result<()> {
-        let Some(store) = &self.snapshots else { return Ok(()) };
+        let Some(store) = &self.snapshots else {
+            return Ok(());
+        };
         let image = self.image(false)?;
         let version = image.lamport;
         store.save(&codec::encode(ENGINE_KIND, &image)?, version)?;
@@ -240,7 +280,8 @@ impl Engine {
         };
         let mut h = blake3::Hasher::new();
         h.update(&live.cases.to_bytes()?).update(&live.gate.to_bytes()?);
-        let rest = postcard::to_stdvec(&(&live.progress, &live.quality)).map_err(|e| Error::corrupt("digest", e))?;
+        let rest =
+            postcard::to_stdvec(&(&live.progress, &live.quality)).map_err(|e| Error::corrupt("digest", e))?;
         Ok(*h.update(&rest).finalize().as_bytes())
     }
 }
@@ -251,5 +292,12 @@ fn check_decision(e: &DecisionEvent, n: usize, dim: usize) -> Result<()> {
         && e.shown.iter().all(|&p| (p as usize) < n)
         && check_finite("query", &e.query).is_ok()
         && e.base.as_ref().is_none_or(|b| check_finite("base", b).is_ok());
-    if ok { Ok(()) } else { Err(Error::corrupt("engine state", format!("decision {} is impossible", e.id))) }
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::corrupt(
+            "engine state",
+            format!("decision {} is impossible", e.id),
+        ))
+    }
 }

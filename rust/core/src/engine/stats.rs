@@ -37,7 +37,11 @@ impl Running {
     /// Standard error of the mean; infinite below two values.
     #[must_use]
     pub fn standard_error(&self) -> f64 {
-        if self.n < 2 { f64::INFINITY } else { (self.m2 / (self.n - 1) as f64 / self.n as f64).sqrt() }
+        if self.n < 2 {
+            f64::INFINITY
+        } else {
+            (self.m2 / (self.n - 1) as f64 / self.n as f64).sqrt()
+        }
     }
 
     /// 95 % interval of the mean under the normal approximation.
@@ -70,7 +74,12 @@ impl Progress {
         self.learned.push(learned);
         let d = learned - base;
         self.lift.push(d);
-        if seen { &mut self.lift_seen } else { &mut self.lift_unseen }.push(d);
+        if seen {
+            &mut self.lift_seen
+        } else {
+            &mut self.lift_unseen
+        }
+        .push(d);
     }
 }
 
@@ -85,7 +94,11 @@ pub fn dcg(scores: &[f32], wanted: &[usize]) -> f64 {
             if s.is_nan() {
                 return 1.0 / (1.0 + scores.len() as f64).log2();
             }
-            let above = scores.iter().enumerate().filter(|&(i, &v)| v > s || (v == s && i < w)).count();
+            let above = scores
+                .iter()
+                .enumerate()
+                .filter(|&(i, &v)| v > s || (v == s && i < w))
+                .count();
             1.0 / (2.0 + above as f64).log2()
         })
         .sum()
@@ -111,7 +124,10 @@ mod tests {
         };
         let pooled = half(&xs[..2]).merged(half(&xs[2..])).merged(Running::default());
         assert_eq!(pooled.n, 5);
-        assert!((pooled.mean - mean).abs() < 1e-12 && (pooled.standard_error() - r.standard_error()).abs() < 1e-12);
+        assert!(
+            (pooled.mean - mean).abs() < 1e-12
+                && (pooled.standard_error() - r.standard_error()).abs() < 1e-12
+        );
     }
 
     #[test]

@@ -91,7 +91,14 @@ impl Engine {
             ("feedback", get(&c.feedback).into()),
             ("learned", get(&c.learned).into()),
             ("recorded_only", get(&c.recorded_only).into()),
-            ("duplicates", scopes.values().map(|s| s.ledger.lock().duplicates).sum::<u64>().into()),
+            (
+                "duplicates",
+                scopes
+                    .values()
+                    .map(|s| s.ledger.lock().duplicates)
+                    .sum::<u64>()
+                    .into(),
+            ),
             ("failed_writes", get(&c.failed_writes).into()),
             ("orphans", get(&c.orphans).into()),
             ("rebuilt", get(&c.rebuilt).into()),
@@ -100,7 +107,14 @@ impl Engine {
             ("case_bytes", sum(&|s| s.live.load().cases.nbytes()).into()),
             ("items", sum(&|s| s.items.read().len()).into()),
             ("item_bytes", sum(&|s| s.items.read().nbytes()).into()),
-            ("items_evicted", scopes.values().map(|s| s.items.read().evicted()).sum::<u64>().into()),
+            (
+                "items_evicted",
+                scopes
+                    .values()
+                    .map(|s| s.items.read().evicted())
+                    .sum::<u64>()
+                    .into(),
+            ),
             ("pending", waiting.into()),
             ("pending_bytes", waiting_bytes.into()),
             ("pending_expired", expired.into()),
@@ -148,10 +162,21 @@ impl Engine {
             .iter()
             .map(|&p| p as usize)
             .map(|p| {
-                let (base, plain, score) = (ranking.scored.base[p], ranking.scored.scores[p], ranking.learned[p]);
+                let (base, plain, score) = (
+                    ranking.scored.base[p],
+                    ranking.scored.scores[p],
+                    ranking.learned[p],
+                );
                 let recall = w * ranking.scored.recall[p];
                 let (id, adapter, gate) = (record.items[p].id.clone(), plain - base - recall, score - plain);
-                ExplainedItem { id, base, adapter, recall, gate, score }
+                ExplainedItem {
+                    id,
+                    base,
+                    adapter,
+                    recall,
+                    gate,
+                    score,
+                }
             })
             .collect();
         Ok(Explanation {
@@ -182,10 +207,18 @@ impl Engine {
                     ids.insert(item.hash, item.id);
                 }
                 Event::Decision(d) => {
-                    shown.insert(d.id, d.shown.iter().filter_map(|&p| d.items.get(p as usize).copied()).collect());
+                    shown.insert(
+                        d.id,
+                        d.shown
+                            .iter()
+                            .filter_map(|&p| d.items.get(p as usize).copied())
+                            .collect(),
+                    );
                 }
                 Event::Feedback(f) => {
-                    let Some(list) = shown.get(&f.decision) else { continue };
+                    let Some(list) = shown.get(&f.decision) else {
+                        continue;
+                    };
                     for (chosen, reward) in f.rewards.iter().filter(|(_, r)| *r > 0.0) {
                         for rejected in list.iter().filter(|h| f.rewards.iter().all(|(c, _)| c != *h)) {
                             if let (Some(a), Some(b)) = (ids.get(chosen), ids.get(rejected)) {

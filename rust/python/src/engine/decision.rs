@@ -65,7 +65,13 @@ impl PyDecision {
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let ids = self.ids.bind(py).repr()?;
-        let id = self.id.as_ref().map_or_else(|| "None".to_owned(), |i| format!("'{i}'"));
-        Ok(format!("Decision(id={id}, ids={ids}, version={}, scope={:?})", self.version, self.scope))
+        let id = self
+            .id
+            .as_ref()
+            .map_or_else(|| "None".to_owned(), |i| format!("'{i}'"));
+        Ok(format!(
+            "Decision(id={id}, ids={ids}, version={}, scope={:?})",
+            self.version, self.scope
+        ))
     }
 }

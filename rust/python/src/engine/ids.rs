@@ -35,17 +35,26 @@ pub(super) fn item_id(x: &Bound<'_, PyAny>) -> PyResult<ItemId> {
     if x.is_instance_of::<PyInt>() || x.hasattr("__index__")? {
         return match x.extract::<i64>() {
             Ok(v) => Ok(ItemId::Int(v)),
-            Err(_) => Err(to_py(Error::value("ids", "integers of at most 64 bits", x.str()?.to_string()))),
+            Err(_) => Err(to_py(Error::value(
+                "ids",
+                "integers of at most 64 bits",
+                x.str()?.to_string(),
+            ))),
         };
     }
-    Err(PyTypeError::new_err(format!("ids: expected str, int, bytes or a tuple of them, got {}", x.get_type().name()?)))
+    Err(PyTypeError::new_err(format!(
+        "ids: expected str, int, bytes or a tuple of them, got {}",
+        x.get_type().name()?
+    )))
 }
 
 impl<'py> Ids<'py> {
     /// From any iterable of ids.
     pub(super) fn extract(x: &Bound<'py, PyAny>) -> PyResult<Self> {
         if x.is_instance_of::<PyString>() || x.is_instance_of::<PyBytes>() {
-            return Err(PyTypeError::new_err("ids: expected a sequence of ids, got a single one"));
+            return Err(PyTypeError::new_err(
+                "ids: expected a sequence of ids, got a single one",
+            ));
         }
         let objects = x.try_iter()?.collect::<PyResult<Vec<_>>>()?;
         Self::of(objects)

@@ -30,7 +30,11 @@ struct PyEngine {
 }
 
 fn seconds(now: Option<f64>) -> f64 {
-    now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()))
+    now.unwrap_or_else(|| {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |d| d.as_secs_f64())
+    })
 }
 
 fn decision_id(x: &Bound<'_, PyAny>) -> PyResult<DecisionId> {
@@ -40,7 +44,11 @@ fn decision_id(x: &Bound<'_, PyAny>) -> PyResult<DecisionId> {
     match x.cast::<PyDecision>() {
         Ok(d) => match &d.get().id {
             Some(id) => DecisionId::parse(id).py(),
-            None => Err(to_py(Error::value("decision_id", "a decision that was recorded", "one made in mode off"))),
+            None => Err(to_py(Error::value(
+                "decision_id",
+                "a decision that was recorded",
+                "one made in mode off",
+            ))),
         },
         Err(_) => Err(PyTypeError::new_err(format!(
             "decision_id: expected the id of a decision (str), got {}",
@@ -56,12 +64,22 @@ impl PyEngine {
         if x.is_instance_of::<PyString>() {
             let py = x.py();
             let Some(embedder) = &self.embedder else {
-                return Err(to_py(Error::value(name, "a vector (this engine has no embedder)", "text")));
+                return Err(to_py(Error::value(
+                    name,
+                    "a vector (this engine has no embedder)",
+                    "text",
+                )));
             };
-            let rows = embedder.bind(py).call_method1("embed", (PyList::new(py, [x])?,))?;
+            let rows = embedder
+                .bind(py)
+                .call_method1("embed", (PyList::new(py, [x])?,))?;
             let (row, n, _) = matrix("embedding", &rows, Some(dim))?;
             if n != 1 {
-                return Err(to_py(Error::shape("embedding", format!("(1, {dim})"), format!("({n}, {dim})"))));
+                return Err(to_py(Error::shape(
+                    "embedding",
+                    format!("(1, {dim})"),
+                    format!("({n}, {dim})"),
+                )));
             }
             return Ok(row);
         }
@@ -74,18 +92,29 @@ impl PyEngine {
     /// From settings, or from the bytes of a saved engine.
     #[new]
     #[pyo3(signature = (settings, store=None, embedder=None))]
-    fn new(py: Python<'_>, settings: &Bound<'_, PyAny>, store: Option<PathBuf>, embedder: Option<Py<PyAny>>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        settings: &Bound<'_, PyAny>,
+        store: Option<PathBuf>,
+        embedder: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         if let Ok(saved) = settings.cast::<PyBytes>() {
             let owned = saved.as_bytes().to_vec();
             let engine = detached(py, move || Engine::from_bytes(&owned))?;
-            return Ok(Self { engine: Arc::new(engine), embedder });
+            return Ok(Self {
+                engine: Arc::new(engine),
+                embedder,
+            });
         }
         let (config, fsync) = settings::parse(settings.cast::<PyDict>()?)?;
         let engine = detached(py, move || match store {
             Some(root) => Engine::open(config, &root, fsync),
             None => Engine::in_memory(config),
         })?;
-        Ok(Self { engine: Arc::new(engine), embedder })
+        Ok(Self {
+            engine: Arc::new(engine),
+            embedder,
+        })
     }
 
     #[pyo3(signature = (x, *, scope="default", out=None))]
@@ -98,20 +127,31 @@ impl PyEngine {
     ) -> PyResult<Bound<'py, PyAny>> {
         let dim = self.engine.config().dim;
         let rows = if x.is_instance_of::<PyString>() {
-            Rows { data: self.query("x", x)?, n: 1, batched: false }
+            Rows {
+                data: self.query("x", x)?,
+                n: 1,
+                batched: false,
+            }
         } else {
             Rows::extract("x", x, dim)?
         };
         let mut y = vec![0.0f32; rows.data.len()];
-        let known = self.engine.scope(scope).is_some_and(|s| !s.live.load().is_identity());
+        let known = self
+            .engine
+            .scope(scope)
+            .is_some_and(|s| !s.live.load().is_identity());
         if known {
             let engine = &self.engine;
             detached(py, || engine.adapt(scope, &rows.data, &mut y))?;
         } else {
             self.engine.adapt(scope, &rows.data, &mut y).py()?;
         }
-        let Some(out) = out else { return Rows::emit(py, y, dim, rows.batched) };
-        let array = out.cast::<numpy::PyArrayDyn<f32>>().map_err(|_| PyTypeError::new_err("out: expected a float32 array"))?;
+        let Some(out) = out else {
+            return Rows::emit(py, y, dim, rows.batched);
+        };
+        let array = out
+            .cast::<numpy::PyArrayDyn<f32>>()
+            .map_err(|_| PyTypeError::new_err("out: expected a float32 array"))?;
         let want: &[usize] = if rows.batched { &[rows.n, dim] } else { &[dim] };
         if array.shape() != want || !array.is_c_contiguous() {
             let got = format!("{:?}", array.shape());
@@ -145,7 +185,11 @@ impl PyEngine {
                 let (n, d) = (ids.len(), self.engine.config().dim);
                 if a.shape() != [n, d] {
                     return Err(to_py(match *a.shape() {
-                        [rows, got] if rows == n => Error::Dimension { name: "vectors", expected: d, got },
+                        [rows, got] if rows == n => Error::Dimension {
+                            name: "vectors",
+                            expected: d,
+                            got,
+                        },
                         _ => Error::shape("vectors", format!("({n}, {d})"), format!("{:?}", a.shape())),
                     }));
                 }
@@ -222,7 +266,11 @@ impl PyEngine {
             if seen.insert(id.owned()) {
                 pairs.push((*id, value));
             } else {
-                return Err(to_py(Error::value("chosen, rewards", "each item once", format!("{} twice", id.owned()))));
+                return Err(to_py(Error::value(
+                    "chosen, rewards",
+                    "each item once",
+                    format!("{} twice", id.owned()),
+                )));
             }
         }
         let dim = self.engine.config().dim;
@@ -259,7 +307,11 @@ impl PyEngine {
 
     #[getter]
     fn scopes(&self) -> Vec<String> {
-        self.engine.scope_names().iter().map(ToString::to_string).collect()
+        self.engine
+            .scope_names()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[getter]
@@ -277,7 +329,11 @@ impl PyEngine {
             Ok(s) => {
                 let text = s.to_str()?;
                 text.strip_prefix('v').unwrap_or(text).parse().map_err(|_| {
-                    to_py(Error::value("version", "a number, or a string such as \"v12\"", format!("{text:?}")))
+                    to_py(Error::value(
+                        "version",
+                        "a number, or a string such as \"v12\"",
+                        format!("{text:?}"),
+                    ))
                 })?
             }
             Err(_) => version.extract()?,
@@ -302,7 +358,11 @@ impl PyEngine {
         views::removed(py, &detached(py, || engine.purge(source))?)
     }
 
-    fn _explain<'py>(&self, py: Python<'py>, decision_id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    fn _explain<'py>(
+        &self,
+        py: Python<'py>,
+        decision_id: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let id = self::decision_id(decision_id)?;
         let engine = &self.engine;
         views::explanation(py, &detached(py, || engine.explain(id))?)
@@ -326,7 +386,13 @@ impl PyEngine {
 
     #[pyo3(signature = (scope="default"))]
     fn digest(&self, scope: &str) -> PyResult<String> {
-        Ok(self.engine.digest(scope).py()?.iter().map(|b| format!("{b:02x}")).collect())
+        Ok(self
+            .engine
+            .digest(scope)
+            .py()?
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect())
     }
 
     fn refresh(&self, py: Python<'_>) -> PyResult<usize> {
@@ -348,7 +414,9 @@ impl PyEngine {
         let engine = &self.engine;
         detached(py, || {
             let bytes = engine.to_bytes()?;
-            store::atomic::replace(&path, |w| w.write_all(&bytes).map_err(|e| Error::store("write", &path, e)))
+            store::atomic::replace(&path, |w| {
+                w.write_all(&bytes).map_err(|e| Error::store("write", &path, e))
+            })
         })
     }
 
@@ -363,14 +431,24 @@ impl PyEngine {
         py.detach(|| drop(engine.fork_gate().write().unwrap_or_else(PoisonError::into_inner)));
         let guard = engine.fork_gate().write().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the lock lives in `engine`, which `Held` keeps alive until after the guard is dropped.
-        let guard = unsafe { std::mem::transmute::<RwLockWriteGuard<'_, ()>, RwLockWriteGuard<'static, ()>>(guard) };
-        HELD.with_borrow_mut(|held| held.push(Held { guard: ManuallyDrop::new(guard), engine: engine.clone() }));
+        let guard =
+            unsafe { std::mem::transmute::<RwLockWriteGuard<'_, ()>, RwLockWriteGuard<'static, ()>>(guard) };
+        HELD.with_borrow_mut(|held| {
+            held.push(Held {
+                guard: ManuallyDrop::new(guard),
+                engine: engine.clone(),
+            })
+        });
     }
 
     #[pyo3(signature = (*, child))]
     fn _after_fork(&self, child: bool) -> PyResult<()> {
         HELD.with_borrow_mut(|held| held.retain(|h| !Arc::ptr_eq(&h.engine, &self.engine)));
-        if child && !self.engine.is_closed() { self.engine.after_fork().py() } else { Ok(()) }
+        if child && !self.engine.is_closed() {
+            self.engine.after_fork().py()
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -396,7 +474,10 @@ thread_local! {
 fn directory_settings(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
     match sona_core::engine::read_config(&path).py()? {
         Some(config) => settings::emit(py, &config),
-        None => Err(to_py(Error::corrupt(format!("state directory {}", path.display()), "holds no settings"))),
+        None => Err(to_py(Error::corrupt(
+            format!("state directory {}", path.display()),
+            "holds no settings",
+        ))),
     }
 }
 

@@ -12,9 +12,17 @@ fn get<'py, T>(d: &Bound<'py, PyDict>, name: &'static str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py>,
 {
-    let value = d.get_item(name)?.ok_or_else(|| to_py(Error::config(name, "a value", "nothing")))?;
+    let value = d
+        .get_item(name)?
+        .ok_or_else(|| to_py(Error::config(name, "a value", "nothing")))?;
     let got = value.repr()?.to_string();
-    value.extract::<T>().map_err(|_| to_py(Error::config(name, "a value of the documented type and range", got)))
+    value.extract::<T>().map_err(|_| {
+        to_py(Error::config(
+            name,
+            "a value of the documented type and range",
+            got,
+        ))
+    })
 }
 
 /// Core settings from the fields of `SonaConfig`, and the fsync policy.
@@ -24,13 +32,25 @@ pub(super) fn parse(d: &Bound<'_, PyDict>) -> PyResult<(EngineConfig, Fsync)> {
         "none" => Exploration::None,
         "epsilon" => Exploration::Epsilon(rate),
         "softmax" => Exploration::Softmax(rate),
-        other => return Err(to_py(Error::config("exploration", "none, epsilon or softmax", format!("{other:?}")))),
+        other => {
+            return Err(to_py(Error::config(
+                "exploration",
+                "none, epsilon or softmax",
+                format!("{other:?}"),
+            )));
+        }
     };
     let fsync = match get::<String>(d, "fsync")?.as_str() {
         "always" => Fsync::Always,
         "group" => Fsync::Group(Duration::from_millis(100)),
         "none" => Fsync::None,
-        other => return Err(to_py(Error::config("fsync", "always, group or none", format!("{other:?}")))),
+        other => {
+            return Err(to_py(Error::config(
+                "fsync",
+                "always, group or none",
+                format!("{other:?}"),
+            )));
+        }
     };
     let config = EngineConfig {
         dim: get(d, "hidden_dim")?,

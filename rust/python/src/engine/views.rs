@@ -19,9 +19,13 @@ fn running<'py>(py: Python<'py>, r: &Running) -> PyResult<Bound<'py, PyDict>> {
 
 fn progress<'py>(py: Python<'py>, p: &Progress) -> PyResult<Bound<'py, PyDict>> {
     let d = PyDict::new(py);
-    for (name, r) in
-        [("base", &p.base), ("learned", &p.learned), ("lift", &p.lift), ("lift_seen", &p.lift_seen), ("lift_unseen", &p.lift_unseen)]
-    {
+    for (name, r) in [
+        ("base", &p.base),
+        ("learned", &p.learned),
+        ("lift", &p.lift),
+        ("lift_seen", &p.lift_seen),
+        ("lift_unseen", &p.lift_unseen),
+    ] {
         d.set_item(name, running(py, r)?)?;
     }
     Ok(d)
