@@ -104,7 +104,7 @@ impl EventLog {
     /// Appends all records with one `write`, or none of them, and returns their numbers. (A power cut may keep the first few.)
     pub fn append_many(&self, payloads: &[impl AsRef<[u8]>]) -> Result<Range<u64>> {
         for p in payloads {
-            record::check_payload(p.as_ref())?;
+            record::check_payload("payload", p.as_ref())?;
         }
         self.writer.append(payloads)
     }

@@ -4,13 +4,19 @@
 //! `docs/explanation/durability.md`.
 
 pub mod atomic;
+pub mod embedded;
 pub mod event_log;
+pub mod preferences;
 pub mod reader;
 mod record;
 pub mod snapshot;
+pub mod tensors;
 mod writer;
 
+pub use embedded::EmbeddedStore;
 pub use event_log::{EventLog, Fsync};
+pub use preferences::Preference;
 pub use reader::{EventLogReader, Replay};
 pub use record::MAX_PAYLOAD;
 pub use snapshot::SnapshotStore;
+pub use tensors::Tensor;

@@ -76,15 +76,15 @@ pub(super) fn encode(seq: u64, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// Errors if the payload is too long for a record.
-pub(super) fn check_payload(payload: &[u8]) -> Result<()> {
-    if payload.len() <= MAX_PAYLOAD {
+/// Errors if `bytes` are too many for a record.
+pub(super) fn check_payload(name: &'static str, bytes: &[u8]) -> Result<()> {
+    if bytes.len() <= MAX_PAYLOAD {
         return Ok(());
     }
     Err(Error::Capacity {
-        name: "payload",
+        name,
         limit: format!("at most {MAX_PAYLOAD} bytes"),
-        got: format!("{} bytes", payload.len()),
+        got: format!("{} bytes", bytes.len()),
     })
 }
 
