@@ -146,7 +146,7 @@ impl EmbeddedStore {
 
     /// Closes the file once running calls are through, and gives up its lock. Later calls do nothing.
     pub fn close(&self) {
-        if self.pid == std::process::id() {
+        if !self.is_inherited() {
             let db = self.db.write().take();
             // The last handle saves the allocator's state; on a damaged file that may trip an assertion too.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
@@ -156,7 +156,13 @@ impl EmbeddedStore {
     /// True after [`EmbeddedStore::close`].
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.pid == std::process::id() && self.db.read().is_none()
+        !self.is_inherited() && self.db.read().is_none()
+    }
+
+    /// True in a forked child of the process that opened the store: nothing can be done with it here.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.pid != std::process::id()
     }
 
     /// The file.
@@ -175,7 +181,7 @@ impl EmbeddedStore {
 
     fn database(&self) -> Result<Arc<Database>> {
         // Before the lock, which a thread that does not exist in a forked child may hold.
-        if self.pid != std::process::id() {
+        if self.is_inherited() {
             let owner = self.pid;
             let message = format!("the database belongs to process {owner}; a forked process opens its own");
             return Err(Error::store("use", &self.path, io::Error::other(message)));
@@ -250,11 +256,11 @@ impl EmbeddedStore {
 
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
-        if self.pid == std::process::id() {
-            self.close();
-        } else {
+        if self.is_inherited() {
             // The file, its lock and its unsaved pages are the parent's: closing here would write and unlock for it.
             std::mem::forget(self.db.get_mut().take());
+        } else {
+            self.close();
         }
     }
 }

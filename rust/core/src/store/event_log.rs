@@ -143,6 +143,12 @@ impl EventLog {
         !self.writer.is_open()
     }
 
+    /// True in a forked child of the process that opened the log: nothing can be done with it here.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.writer.is_foreign()
+    }
+
     /// Number of the first record that is still in the log.
     #[must_use]
     pub fn first_seq(&self) -> u64 {

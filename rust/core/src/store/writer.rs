@@ -188,7 +188,7 @@ impl Writer {
         Ok(true)
     }
 
-    fn is_foreign(&self) -> bool {
+    pub(super) fn is_foreign(&self) -> bool {
         self.pid != std::process::id()
     }
 
