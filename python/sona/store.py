@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sona._core import (
     EmbeddedStore,
@@ -27,8 +27,6 @@ from sona.exceptions import StoreError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import psycopg
-
 __all__ = [
     "EmbeddedStore",
     "EventLog",
@@ -41,14 +39,13 @@ __all__ = [
     "save_safetensors",
 ]
 
-_T = TypeVar("_T")
-
 
 class PostgresStore:
     """PostgreSQL table (scope, key) → value: what `EmbeddedStore` does, shared between machines.
 
-    Every call is one transaction, committed when it returns. Safe to share between threads (calls wait for each other); a
-    forked child gets a connection of its own, and a connection that broke is replaced at the next call.
+    Every call is one transaction, committed when it returns. Safe to share between threads (calls wait for
+    each other); a forked child gets a connection of its own, and a connection that broke is replaced at the
+    next call.
 
     Parameters
     ----------
@@ -80,11 +77,11 @@ class PostgresStore:
         self._psycopg = psycopg
         self._dsn = dsn
         self._closed = False
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._connection: Any = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        # COLLATE "C" orders the keys by their bytes, as the embedded store does. Two first callers may race to create the
-        # table, which PostgreSQL answers with an error: the lock lets one go first.
+        # COLLATE "C" orders the keys by their bytes, as the embedded store does. Two first callers may race
+        # to create the table, which PostgreSQL answers with an error: the lock lets one go first.
         self._run(
             lambda c: c.execute(
                 "SELECT pg_advisory_xact_lock(7370617);"
@@ -122,27 +119,26 @@ class PostgresStore:
         _check_key(scope, key)
         query = "SELECT value FROM sona_store WHERE scope = %s AND key = %s"
         row = self._run(lambda c: c.execute(query, (scope, key)).fetchone())
-        return None if row is None else bytes(row[0])  # type: ignore[call-overload, no-any-return]
+        return None if row is None else bytes(row[0])
 
     def delete(self, scope: str, key: str) -> bool:
         """Remove a key and return whether it was there."""
         _check_key(scope, key)
         statement = "DELETE FROM sona_store WHERE scope = %s AND key = %s"
-        return self._run(lambda c: c.execute(statement, (scope, key)).rowcount) > 0
+        return bool(self._run(lambda c: c.execute(statement, (scope, key)).rowcount))
 
     def scan(self, scope: str) -> list[tuple[str, bytes]]:
         """Return all pairs of a scope, ascending by the bytes of the key: one consistent view."""
         _check_key(scope)
         query = "SELECT key, value FROM sona_store WHERE scope = %s ORDER BY key"
         rows = self._run(lambda c: c.execute(query, (scope,)).fetchall())
-        return [(str(key), bytes(value)) for key, value in rows]  # type: ignore[call-overload]
+        return [(str(key), bytes(value)) for key, value in rows]
 
     def metrics(self) -> dict[str, int | float]:
         """Return the number of pairs and the size of the table on the server, in bytes."""
         query = "SELECT count(*), pg_total_relation_size('sona_store') FROM sona_store"
         row = self._run(lambda c: c.execute(query).fetchone())
-        assert row is not None
-        return {"pairs": int(str(row[0])), "nbytes": int(str(row[1]))}
+        return {"pairs": int(row[0]), "nbytes": int(row[1])}
 
     @property
     def closed(self) -> bool:
@@ -170,12 +166,12 @@ class PostgresStore:
         # The connection string may hold a password.
         return "<PostgresStore: closed>" if self._closed else "<PostgresStore>"
 
-    def _run(self, call: Callable[[psycopg.Connection[tuple[object, ...]]], _T]) -> _T:
+    def _run(self, call: Callable[[Any], Any]) -> Any:
         """Run one transaction; a connection that does not survive it is dropped."""
         if self._closed:
             raise ValueError("store: expected an open store, got a closed one")
         if self._pid != os.getpid():
-            # The parent's lock may be held by a thread that does not exist here, and its socket is not ours to use.
+            # The parent's lock may be held by a thread that does not exist here, and its socket is not ours.
             self._lock, self._connection, self._pid = threading.Lock(), None, os.getpid()
         with self._lock:
             try:
