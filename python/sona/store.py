@@ -17,7 +17,7 @@ from sona._core import (
     EventLogReader,
     EventLogReplay,
     SnapshotStore,
-    _check_key,
+    _check_keys,
     export_preferences,
     load_safetensors,
     save_safetensors,
@@ -105,9 +105,7 @@ class PostgresStore:
     def put_many(self, scope: str, pairs: Iterable[tuple[str, bytes]]) -> None:
         """Store all pairs or none of them, in one transaction."""
         rows = [(scope, key, bytes(memoryview(value))) for key, value in pairs]
-        _check_key(scope)
-        for _, key, _ in rows:
-            _check_key(scope, key)
+        _check_keys(scope, [key for _, key, _ in rows])
         statement = (
             "INSERT INTO sona_store (scope, key, value) VALUES (%s, %s, %s)"
             " ON CONFLICT (scope, key) DO UPDATE SET value = excluded.value"
@@ -116,20 +114,20 @@ class PostgresStore:
 
     def get(self, scope: str, key: str) -> bytes | None:
         """Return the value, or None if the key is not there."""
-        _check_key(scope, key)
+        _check_keys(scope, [key])
         query = "SELECT value FROM sona_store WHERE scope = %s AND key = %s"
         row = self._run(lambda c: c.execute(query, (scope, key)).fetchone())
         return None if row is None else bytes(row[0])
 
     def delete(self, scope: str, key: str) -> bool:
         """Remove a key and return whether it was there."""
-        _check_key(scope, key)
+        _check_keys(scope, [key])
         statement = "DELETE FROM sona_store WHERE scope = %s AND key = %s"
         return bool(self._run(lambda c: c.execute(statement, (scope, key)).rowcount))
 
     def scan(self, scope: str) -> list[tuple[str, bytes]]:
         """Return all pairs of a scope, ascending by the bytes of the key: one consistent view."""
-        _check_key(scope)
+        _check_keys(scope, [])
         query = "SELECT key, value FROM sona_store WHERE scope = %s ORDER BY key"
         rows = self._run(lambda c: c.execute(query, (scope,)).fetchall())
         return [(str(key), bytes(value)) for key, value in rows]

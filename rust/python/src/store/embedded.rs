@@ -10,11 +10,12 @@ use sona_core::store::EmbeddedStore;
 use sona_core::store::embedded::check_key;
 use std::path::PathBuf;
 
-/// Raise unless scope and key are text of 1 to 1024 bytes without NUL.
+/// Raise unless scope and keys are text of 1 to 1024 bytes without NUL.
 #[pyfunction]
-#[pyo3(signature = (scope, key = None), text_signature = "(scope, key=None)")]
-pub(crate) fn _check_key(scope: &str, key: Option<&str>) -> PyResult<()> {
-    check_key(scope, key).py()
+#[pyo3(signature = (scope, keys), text_signature = "(scope, keys)")]
+pub(crate) fn _check_keys(scope: &str, keys: Vec<String>) -> PyResult<()> {
+    check_key(scope, None).py()?;
+    keys.iter().try_for_each(|key| check_key(scope, Some(key)).py())
 }
 
 /// Embedded database (scope, key) → value in one file: transactional, durable when a call returns.

@@ -19,7 +19,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<log::PyEventLogReader>()?;
     m.add_class::<snapshot::PySnapshotStore>()?;
     m.add_class::<embedded::PyEmbeddedStore>()?;
-    m.add_function(wrap_pyfunction!(embedded::_check_key, m)?)?;
+    m.add_function(wrap_pyfunction!(embedded::_check_keys, m)?)?;
     m.add_function(wrap_pyfunction!(files::save_safetensors, m)?)?;
     m.add_function(wrap_pyfunction!(files::load_safetensors, m)?)?;
     m.add_function(wrap_pyfunction!(files::export_preferences, m)?)
