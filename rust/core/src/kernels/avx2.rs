@@ -141,6 +141,10 @@ impl Lanes for F32x8 {
         _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(zero, zero)) == 0
     }
     #[inline(always)]
+    unsafe fn at_least(self, bar: Self) -> u32 {
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(self.0, bar.0)).cast_unsigned()
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         quarter(halve(self.0))
     }
@@ -210,6 +214,11 @@ impl Bytes for I8x32 {
     #[inline(always)]
     unsafe fn bias(acc: __m256i, _q: Self) -> __m256i {
         acc
+    }
+    #[inline(always)]
+    unsafe fn at_least(sums: *const i32, bar: i32) -> u32 {
+        let below = _mm256_cmpgt_epi32(_mm256_set1_epi32(bar), _mm256_loadu_si256(sums.cast()));
+        !_mm256_movemask_ps(_mm256_castsi256_ps(below)).cast_unsigned() & 0xff
     }
     #[inline(always)]
     unsafe fn sum(acc: __m256i) -> i32 {

@@ -110,6 +110,10 @@ impl Lanes for F32x16 {
         _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(zero, zero) == 0
     }
     #[inline(always)]
+    unsafe fn at_least(self, bar: Self) -> u32 {
+        u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, bar.0))
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         quarter(halve16(self.0))
     }
@@ -181,6 +185,13 @@ impl Bytes for I8x64 {
     #[inline(always)]
     unsafe fn bias(acc: __m512i, q: Self) -> __m512i {
         _mm512_dpbusd_epi32(acc, _mm512_set1_epi8(-128), q.0)
+    }
+    #[inline(always)]
+    unsafe fn at_least(sums: *const i32, bar: i32) -> u32 {
+        u32::from(_mm512_cmpge_epi32_mask(
+            _mm512_loadu_si512(sums.cast()),
+            _mm512_set1_epi32(bar),
+        ))
     }
     #[inline(always)]
     unsafe fn sum(acc: __m512i) -> i32 {

@@ -103,3 +103,20 @@ pub(super) unsafe fn quantize<V: Lanes>(x: *const f32, q: *mut i8, n: usize) -> 
     }
     s
 }
+
+/// Bit `i` is set where `x[i] >= bar`, for up to 64 sums.
+#[inline(always)]
+pub(super) unsafe fn reach<B: Bytes>(x: *const i32, n: usize, bar: i32) -> u64 {
+    let lanes = B::N / 4;
+    let mut bits = 0;
+    let mut i = 0;
+    while i + lanes <= n {
+        bits |= u64::from(B::at_least(x.add(i), bar)) << i;
+        i += lanes;
+    }
+    while i < n {
+        bits |= u64::from(*x.add(i) >= bar) << i;
+        i += 1;
+    }
+    bits
+}

@@ -20,7 +20,8 @@ pub(super) unsafe fn row_sums<V: Lanes, const R: usize>(
     q: *const f32,
     n: usize,
 ) -> [V; R] {
-    let mut acc = [[V::splat(0.0); 4]; R];
+    let zero = V::splat(0.0);
+    let mut acc = [[zero; 4]; R];
     let mut i = 0;
     while i + 4 * V::N <= n {
         for j in 0..4 {
@@ -48,7 +49,7 @@ pub(super) unsafe fn row_sums<V: Lanes, const R: usize>(
         }
     }
     // No closure here: it would not take on the caller's target features.
-    let mut out = [V::splat(0.0); R];
+    let mut out = [zero; R];
     for r in 0..R {
         let a = acc[r];
         out[r] = a[0].add(a[1]).add(a[2].add(a[3]));
@@ -234,4 +235,21 @@ pub(super) unsafe fn weighted_sum_rows<V: Lanes>(
         }
         acc.store_part(out.add(at), m);
     }
+}
+
+/// Bit `i` is set where `x[i] >= bar`, for up to 64 values.
+#[inline(always)]
+pub(super) unsafe fn reach<V: Lanes>(x: *const f32, n: usize, bar: f32) -> u64 {
+    let b = V::splat(bar);
+    let mut bits = 0;
+    let mut i = 0;
+    while i + V::N <= n {
+        bits |= u64::from(V::load(x.add(i)).at_least(b)) << i;
+        i += V::N;
+    }
+    while i < n {
+        bits |= u64::from(*x.add(i) >= bar) << i;
+        i += 1;
+    }
+    bits
 }

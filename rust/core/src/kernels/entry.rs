@@ -61,7 +61,7 @@ macro_rules! entries {
             s: f32,
             out: &mut [f32],
         ) {
-            low_rank::apply_rows::<$lanes>(x, d, a.as_ptr(), b.as_ptr(), rank, s, out.as_mut_ptr());
+            low_rank::apply_rows::<$lanes>(x, d, a, b, rank, s, out.as_mut_ptr());
         }
 
         #[target_feature(enable = $features)]
@@ -119,6 +119,16 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
+        unsafe fn reach(x: &[f32], bar: f32) -> u64 {
+            dense::reach::<$lanes>(x.as_ptr(), x.len(), bar)
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn reach_i32(x: &[i32], bar: i32) -> u64 {
+            bytes::reach::<$bytes>(x.as_ptr(), x.len(), bar)
+        }
+
+        #[target_feature(enable = $features)]
         unsafe fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
             bytes::dot::<$bytes>(a.as_ptr(), b.as_ptr(), a.len())
         }
@@ -148,6 +158,8 @@ macro_rules! entries {
             quantize_i8,
             tile,
             best_two,
+            reach,
+            reach_i32,
             dot_i8,
             gemv_i8,
         };

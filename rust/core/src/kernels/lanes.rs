@@ -39,6 +39,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// No lane is NaN or infinite.
     unsafe fn finite(self) -> bool;
+    /// Bit `i` is set where lane `i` is not below that of `bar`.
+    unsafe fn at_least(self, bar: Self) -> u32;
     /// Sum of the lanes by halving: the same tree as [`Lanes::sums4`].
     unsafe fn sum(self) -> f32;
     /// Largest lane.
@@ -68,6 +70,8 @@ pub(super) trait Bytes: Copy {
     unsafe fn mac(acc: Self::Acc, row: Self, q: Self) -> Self::Acc;
     /// Adds the bias of [`Bytes::mac`] alone.
     unsafe fn bias(acc: Self::Acc, q: Self) -> Self::Acc;
+    /// Bit `i` is set where `sums[i] >= bar`, for the sums of one register.
+    unsafe fn at_least(sums: *const i32, bar: i32) -> u32;
     unsafe fn sum(acc: Self::Acc) -> i32;
     unsafe fn sums4(acc: [Self::Acc; 4]) -> [i32; 4];
 }

@@ -4,6 +4,7 @@
     reason = "one contract for the module, stated in `lanes`"
 )]
 
+use super::aligned::Aligned;
 use super::dense::{axpy, dot, row_sums};
 use super::lanes::Lanes;
 use super::scalar::Projections;
@@ -86,19 +87,63 @@ pub(super) unsafe fn apply<V: Lanes>(
     }
 }
 
+/// [`apply2`] with `bt` the transpose (2, d) of B: the same operations in the same order.
+#[inline(always)]
+unsafe fn apply2_transposed<V: Lanes>(
+    x: *const f32,
+    a: *const f32,
+    bt: *const f32,
+    s: f32,
+    out: *mut f32,
+    d: usize,
+) {
+    let [h0, h1] = row_sums::<V, 2>([a, a.add(d)], x, d);
+    let (h0, h1) = (V::splat(s * h0.sum()), V::splat(s * h1.sum()));
+    let bt1 = bt.add(d);
+    let mut i = 0;
+    while i + V::N <= d {
+        let y = V::load(bt.add(i)).fma(h0, V::load(x.add(i)));
+        V::load(bt1.add(i)).fma(h1, y).store(out.add(i));
+        i += V::N;
+    }
+    if i < d {
+        let m = d - i;
+        let y = V::load_part(bt.add(i), m).fma(h0, V::load_part(x.add(i), m));
+        V::load_part(bt1.add(i), m).fma(h1, y).store_part(out.add(i), m);
+    }
+}
+
 /// Rows of `x` (n, d), each as [`apply`] does it, so that a batch equals its single calls bit for bit.
 #[inline(always)]
 pub(super) unsafe fn apply_rows<V: Lanes>(
     x: &[f32],
     d: usize,
-    a: *const f32,
-    b: *const f32,
+    a: &[f32],
+    b: &[f32],
     rank: usize,
     s: f32,
     out: *mut f32,
 ) {
-    for (i, row) in x.chunks_exact(d.max(1)).enumerate() {
-        apply::<V>(row, a, b, rank, s, out.add(i * d));
+    let n = x.len().checked_div(d).unwrap_or(0);
+    let mut i = 0;
+    // From a few rows on it pays to transpose B and to put both factors on cache lines.
+    if rank == 2 && n >= 8 {
+        let a = Aligned::from(a);
+        let mut bt = Aligned::zeros(2 * d);
+        let (b0, b1) = bt.split_at_mut(d);
+        for (b, (b0, b1)) in b.chunks_exact(2).zip(b0.iter_mut().zip(b1)) {
+            (*b0, *b1) = (b[0], b[1]);
+        }
+        while i < n {
+            let row = x.as_ptr().add(i * d);
+            apply2_transposed::<V>(row, a.as_ptr(), bt.as_ptr(), s, out.add(i * d), d);
+            i += 1;
+        }
+    }
+    while i < n {
+        let row = &x[i * d..(i + 1) * d];
+        apply::<V>(row, a.as_ptr(), b.as_ptr(), rank, s, out.add(i * d));
+        i += 1;
     }
 }
 
@@ -158,14 +203,18 @@ pub(super) unsafe fn update<V: Lanes>(
     db: *mut f32,
 ) {
     let (x, d) = (x.as_ptr(), x.len());
-    axpy::<V>(by.bg[0], x, da, d);
     if rank == 1 {
+        axpy::<V>(by.bg[0], x, da, d);
         return axpy::<V>(by.ax[0], g, db, d);
     }
-    axpy::<V>(by.bg[1], x, da.add(d), d);
+    let (p0, p1) = (V::splat(by.bg[0]), V::splat(by.bg[1]));
     let q = V::alternate(by.ax[0], by.ax[1]);
+    let da1 = da.add(d);
     let mut i = 0;
     while i + V::N <= d {
+        let v = V::load(x.add(i));
+        v.fma(p0, V::load(da.add(i))).store(da.add(i));
+        v.fma(p1, V::load(da1.add(i))).store(da1.add(i));
         let (lo, hi) = V::load(g.add(i)).twice();
         let to = db.add(2 * i);
         lo.fma(q, V::load(to)).store(to);
@@ -174,6 +223,9 @@ pub(super) unsafe fn update<V: Lanes>(
     }
     if i < d {
         let m = d - i;
+        let v = V::load_part(x.add(i), m);
+        v.fma(p0, V::load_part(da.add(i), m)).store_part(da.add(i), m);
+        v.fma(p1, V::load_part(da1.add(i), m)).store_part(da1.add(i), m);
         let (lo, hi) = V::load_part(g.add(i), m).twice();
         let to = db.add(2 * i);
         if 2 * m >= V::N {

@@ -9,6 +9,7 @@
 //!
 //! Lengths are part of the contract: a mismatch panics, so check at the boundary.
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +37,7 @@ mod tier;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 
+pub use aligned::Aligned;
 pub use panel::{Panels, gemm_nt, scan_top_k_batch};
 pub use scalar::Projections;
 pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};

@@ -1,5 +1,6 @@
 //! Vectors packed for products with many rows: matrix multiplication C = A·Bᵀ and search for several queries at once.
 
+use super::aligned::Aligned;
 use super::select::TopK;
 use super::tier::table;
 use super::{gather_dot, scan_into};
@@ -12,18 +13,14 @@ const WIDTH: usize = 64;
 /// `m` vectors of dimension `d`, transposed into panels of up to 64 columns.
 #[derive(Clone, Debug)]
 pub struct Panels {
-    data: Vec<f32>,
+    data: Aligned,
     m: usize,
     d: usize,
 }
 
 /// Columns of the panel that starts at vector `first` of `m`: 64 as long as they fill, then what holds the rest.
 fn width(first: usize, m: usize) -> usize {
-    match m - first {
-        0..=16 => 16,
-        17..=32 => 32,
-        _ => WIDTH,
-    }
+    (m - first).next_multiple_of(16).min(WIDTH)
 }
 
 impl Panels {
@@ -32,15 +29,14 @@ impl Panels {
     pub fn pack(vectors: &[f32], d: usize) -> Self {
         let m = vectors.len().checked_div(d).unwrap_or(0);
         assert_eq!(vectors.len(), m * d, "vectors must be (m, d)");
-        let mut data = Vec::with_capacity(m.next_multiple_of(16) * d);
+        let mut data = Aligned::zeros(m.next_multiple_of(16) * d);
         let mut first = 0;
         while first < m {
             let w = width(first, m);
-            let base = data.len();
-            data.resize(base + w * d, 0.0);
+            let panel = &mut data[first * d..(first + w) * d];
             for (j, v) in vectors[first * d..].chunks_exact(d).take(w).enumerate() {
-                for (k, v) in v.iter().enumerate() {
-                    data[base + k * w + j] = *v;
+                for (line, v) in panel.chunks_exact_mut(w).zip(v) {
+                    line[j] = *v;
                 }
             }
             first += w;
@@ -67,15 +63,13 @@ impl Panels {
         let mut out = [0.0f32; BLOCK * WIDTH];
         for (b, block) in rows.chunks(BLOCK * d.max(1)).enumerate() {
             let mut first = 0;
-            let mut panel = self.data.as_slice();
             while first < self.m {
                 let w = width(first, self.m);
                 let n = block.len() / d;
                 let out = &mut out[..n * w];
                 // SAFETY: the table is this processor's; block is (n, d), the panel holds d * w, out n * w.
-                unsafe { (table().tile)(block, d, &panel[..d * w], w, out) };
+                unsafe { (table().tile)(block, d, &self.data[first * d..(first + w) * d], w, out) };
                 each(b * BLOCK, first, w, out);
-                panel = &panel[d * w..];
                 first += w;
             }
         }
@@ -143,13 +137,15 @@ pub fn scan_top_k_batch(
         let used = w.min(m - first);
         let (top, bars) = (&mut top[first..first + used], &mut bars[first..first + w]);
         for (i, line) in block.chunks_exact(w).enumerate() {
-            let hit = line
-                .iter()
-                .zip(&*bars)
-                .fold(false, |any, (s, bar)| any | (s >= bar));
-            if hit || row + i < k {
-                for ((s, bar), top) in line.iter().zip(&mut *bars).zip(&mut *top) {
-                    if top.push(*s, row + i) {
+            for c in (0..used).step_by(16) {
+                let (line, bars) = (&line[c..c + 16], &mut bars[c..c + 16]);
+                let hit = line
+                    .iter()
+                    .zip(&*bars)
+                    .fold(false, |any, (s, bar)| any | (s >= bar));
+                if hit || row + i < k {
+                    for ((s, bar), top) in line.iter().zip(bars).zip(&mut top[c..]) {
+                        top.push(*s, row + i);
                         *bar = top.bar();
                     }
                 }

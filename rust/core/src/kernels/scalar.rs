@@ -82,9 +82,12 @@ pub fn low_rank_apply(x: &[f32], a: &[f32], b: &[f32], rank: usize, s: f32, out:
     debug_assert_eq!(a.len(), rank * d);
     debug_assert_eq!(b.len(), rank * d);
     debug_assert_eq!(out.len(), d);
-    let h: Vec<f32> = a.chunks_exact(d.max(1)).map(|row| s * dot(row, x)).collect();
-    for i in 0..d {
-        out[i] = x[i] + dot(&b[i * rank..(i + 1) * rank], &h);
+    out.copy_from_slice(x);
+    for (r, row) in a.chunks_exact(d.max(1)).enumerate() {
+        let h = s * dot(row, x);
+        for (o, b) in out.iter_mut().zip(b[r..].iter().step_by(rank)) {
+            *o += h * b;
+        }
     }
 }
 
@@ -230,6 +233,12 @@ pub fn tile(rows: &[f32], d: usize, panel: &[f32], width: usize, out: &mut [f32]
             axpy(*x, line, out);
         }
     }
+}
+
+/// Bit `i` is set where `x[i] >= bar`, for up to 64 values.
+#[must_use]
+pub fn reach<T: PartialOrd + Copy>(x: &[T], bar: T) -> u64 {
+    x.iter().rev().fold(0, |bits, v| bits << 1 | u64::from(*v >= bar))
 }
 
 /// Positions of the `k` largest values, best first, ties by position. NaN ranks with −∞, −0 with +0.

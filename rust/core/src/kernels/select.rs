@@ -1,12 +1,13 @@
 //! The k best of a stream of scores.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use super::tier::table;
 
 /// A score that has a total order: NaN counts as the lowest value, −0 as +0.
 pub trait Score: Copy + PartialOrd {
     /// The lowest value.
     const LOWEST: Self;
+    /// Bit `i` is set where `scores[i] >= bar`; at most 64 scores.
+    fn reach(scores: &[Self], bar: Self) -> u64;
     /// Order-preserving 32-bit key.
     fn key(self) -> u32;
     /// The score of a key.
@@ -15,6 +16,12 @@ pub trait Score: Copy + PartialOrd {
 
 impl Score for f32 {
     const LOWEST: Self = f32::NEG_INFINITY;
+    #[inline]
+    fn reach(scores: &[Self], bar: Self) -> u64 {
+        debug_assert!(scores.len() <= 64);
+        // SAFETY: the table is this processor's.
+        unsafe { (table().reach)(scores, bar) }
+    }
     #[inline]
     fn key(self) -> u32 {
         // NaN ranks with −∞, and adding 0 turns −0 into +0.
@@ -35,6 +42,12 @@ impl Score for f32 {
 impl Score for i32 {
     const LOWEST: Self = i32::MIN;
     #[inline]
+    fn reach(scores: &[Self], bar: Self) -> u64 {
+        debug_assert!(scores.len() <= 64);
+        // SAFETY: the table is this processor's.
+        unsafe { (table().reach_i32)(scores, bar) }
+    }
+    #[inline]
     fn key(self) -> u32 {
         self.cast_unsigned() ^ 1 << 31
     }
@@ -46,15 +59,16 @@ impl Score for i32 {
 
 /// Keeps the `k` largest scores with their positions; equal scores rank by the lower position, in whatever order they come.
 ///
-/// Positions are below 2³². Offering costs one comparison where the score does not enter, O(log k) where it does.
+/// Positions are below 2³². Offering costs one comparison where the score does not enter, amortised O(1) where it does.
 #[derive(Clone, Debug)]
 pub struct TopK<T> {
-    /// (key, !position): a larger number is a better entry, the worst is on top.
-    heap: BinaryHeap<Reverse<u64>>,
+    /// (key, !position) of up to `room` candidates: a larger number is a better one. Cut back to `k` when full.
+    candidates: Vec<u64>,
     k: usize,
-    /// Lowest score that can still enter.
+    room: usize,
+    /// The k-th best score at the last cut: anything lower is out.
     bar: T,
-    /// Everything enters until `k` are held.
+    /// Nothing was cut yet.
     open: bool,
 }
 
@@ -72,20 +86,26 @@ impl<T: Score> TopK<T> {
     #[must_use]
     pub fn new(k: usize) -> Self {
         Self {
-            heap: BinaryHeap::with_capacity(k.min(1 << 16)),
+            candidates: Vec::new(),
             k,
+            room: k.saturating_add(k.max(32)),
             bar: T::LOWEST,
             open: true,
         }
     }
 
-    /// Offers one score; true if it entered.
+    /// Offers one score.
     #[inline]
-    pub fn push(&mut self, score: T, index: usize) -> bool {
-        (self.open || score >= self.bar) && self.insert(score, index)
+    pub fn push(&mut self, score: T, index: usize) {
+        if self.open || score >= self.bar {
+            self.candidates.push(pack(score, index));
+            if self.candidates.len() == self.room {
+                self.cut();
+            }
+        }
     }
 
-    /// What a score must at least reach to enter; the lowest value as long as there is room.
+    /// A score below this does not enter; rises as better ones come.
     #[inline]
     #[must_use]
     pub fn bar(&self) -> T {
@@ -93,62 +113,50 @@ impl<T: Score> TopK<T> {
     }
 
     /// Offers `scores[i]` at position `first + i`.
-    #[inline]
     pub fn extend(&mut self, first: usize, scores: &[T]) {
-        const BLOCK: usize = 32;
-        for (b, block) in scores.chunks(BLOCK).enumerate() {
-            // One branch for a block without a candidate; the comparison vectorises.
-            if self.open || block.iter().fold(false, |any, s| any | (*s >= self.bar)) {
+        for (b, block) in scores.chunks(64).enumerate() {
+            let base = first + b * 64;
+            if self.open {
                 for (i, s) in block.iter().enumerate() {
-                    self.push(*s, first + b * BLOCK + i);
+                    self.push(*s, base + i);
                 }
+                continue;
+            }
+            let mut bits = T::reach(block, self.bar);
+            while bits != 0 {
+                let i = bits.trailing_zeros() as usize;
+                self.push(block[i], base + i);
+                bits &= bits - 1;
             }
         }
     }
 
     #[cold]
-    fn insert(&mut self, score: T, index: usize) -> bool {
-        let entry = pack(score, index);
-        if self.heap.len() < self.k {
-            self.heap.push(Reverse(entry));
-        } else if let Some(mut worst) = self.heap.peek_mut() {
-            if worst.0 >= entry {
-                return false;
-            }
-            worst.0 = entry;
+    fn cut(&mut self) {
+        if self.k == 0 {
+            self.candidates.clear();
+        } else if self.k < self.candidates.len() {
+            let (_, worst, _) = self
+                .candidates
+                .select_nth_unstable_by(self.k - 1, |a, b| b.cmp(a));
+            self.bar = unpack::<T>(*worst).0;
+            self.open = false;
+            self.candidates.truncate(self.k);
         }
-        self.open = self.heap.len() < self.k;
-        if let (false, Some(worst)) = (self.open, self.heap.peek()) {
-            self.bar = unpack::<T>(worst.0).0;
-        }
-        true
     }
 
     /// The entries, best first.
     #[must_use]
-    pub fn into_sorted(self) -> Vec<(T, usize)> {
-        // Ascending in `Reverse` is descending in the entry.
-        self.heap
-            .into_sorted_vec()
-            .into_iter()
-            .map(|e| unpack(e.0))
-            .collect()
+    pub fn into_sorted(mut self) -> Vec<(T, usize)> {
+        self.cut();
+        self.candidates.sort_unstable_by(|a, b| b.cmp(a));
+        self.candidates.into_iter().map(unpack).collect()
     }
 }
 
 /// Positions of the `k` largest values, best first, ties by position. NaN ranks with −∞.
 pub(super) fn top_k(values: &[f32], k: usize) -> Vec<usize> {
-    let k = k.min(values.len());
-    if k.saturating_mul(8) < values.len() {
-        let mut top = TopK::new(k);
-        top.extend(0, values);
-        return top.into_sorted().into_iter().map(|e| e.1).collect();
-    }
-    let mut entries: Vec<u64> = values.iter().enumerate().map(|(i, v)| pack(*v, i)).collect();
-    if k < entries.len() {
-        entries.select_nth_unstable_by(k, |a, b| b.cmp(a));
-        entries.truncate(k);
-    }
-    entries.sort_unstable_by(|a, b| b.cmp(a));
-    entries.into_iter().map(|e| unpack::<f32>(e).1).collect()
+    let mut top = TopK::new(k.min(values.len()));
+    top.extend(0, values);
+    top.into_sorted().into_iter().map(|e| e.1).collect()
 }

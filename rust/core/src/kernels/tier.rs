@@ -57,6 +57,8 @@ pub(super) struct Table {
     pub quantize_i8: unsafe fn(&[f32], &mut [i8]) -> f32,
     pub tile: unsafe fn(&[f32], usize, &[f32], usize, &mut [f32]),
     pub best_two: unsafe fn(&[f32], &[f32], usize, &mut Nearest),
+    pub reach: unsafe fn(&[f32], f32) -> u64,
+    pub reach_i32: unsafe fn(&[i32], i32) -> u64,
     pub dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
     pub gemv_i8: unsafe fn(&[i8], usize, &[i8], &mut [i32]),
 }
@@ -81,6 +83,8 @@ static SCALAR: Table = Table {
     quantize_i8: scalar::quantize_i8,
     tile: scalar::tile,
     best_two: nearest::best_two_scalar,
+    reach: scalar::reach,
+    reach_i32: scalar::reach,
     dot_i8: scalar::dot_i8,
     gemv_i8: scalar::gemv_i8,
 };

@@ -10,18 +10,37 @@
 
 use super::lanes::Lanes;
 
-/// `R` rows times `W` registers of panel columns. One sum per product, over k in order: the same bits in every block shape.
-#[inline(always)]
-unsafe fn block<V: Lanes, const R: usize, const W: usize>(
+/// Columns of the rows per pass: 128 lines of a panel of 64 fit in the first cache level.
+const DEPTH: usize = 128;
+
+/// Where a pass works: `k` of `depth` lines of a panel, against the same columns of the rows.
+#[derive(Clone, Copy)]
+struct Pass {
     rows: *const f32,
     d: usize,
     panel: *const f32,
     width: usize,
     out: *mut f32,
-) {
+    first: bool,
+    depth: usize,
+}
+
+/// `R` rows from row `i` on times `W` registers of columns, added to `out`. One sum per product, over k in order: the same
+/// bits in every block shape.
+#[inline(always)]
+unsafe fn block<V: Lanes, const R: usize, const W: usize>(pass: Pass, i: usize) {
+    let Pass { d, width, .. } = pass;
+    let (rows, out) = (pass.rows.add(i * d), pass.out.add(i * width));
     let mut acc = [[V::splat(0.0); W]; R];
-    let mut p = panel;
-    for k in 0..d {
+    if !pass.first {
+        for r in 0..R {
+            for w in 0..W {
+                acc[r][w] = V::load(out.add(r * width + w * V::N));
+            }
+        }
+    }
+    let mut p = pass.panel;
+    for k in 0..pass.depth {
         let mut column = [V::splat(0.0); W];
         for w in 0..W {
             column[w] = V::load(p.add(w * V::N));
@@ -42,26 +61,31 @@ unsafe fn block<V: Lanes, const R: usize, const W: usize>(
 }
 
 #[inline(always)]
-unsafe fn columns<V: Lanes, const R: usize, const W: usize>(
-    rows: *const f32,
-    n: usize,
-    d: usize,
-    panel: *const f32,
-    width: usize,
-    out: *mut f32,
-) {
-    let mut i = 0;
-    while i + R <= n {
-        block::<V, R, W>(rows.add(i * d), d, panel, width, out.add(i * width));
-        i += R;
-    }
-    while i < n {
-        block::<V, 1, W>(rows.add(i * d), d, panel, width, out.add(i * width));
-        i += 1;
+unsafe fn columns<V: Lanes, const R: usize, const W: usize>(n: usize, mut pass: Pass) {
+    let d = pass.d;
+    let mut k = 0;
+    while k < d {
+        pass.depth = DEPTH.min(d - k);
+        pass.first = k == 0;
+        let mut i = 0;
+        while i + R <= n {
+            block::<V, R, W>(pass, i);
+            i += R;
+        }
+        while i + 2 <= n {
+            block::<V, 2, W>(pass, i);
+            i += 2;
+        }
+        if i < n {
+            block::<V, 1, W>(pass, i);
+        }
+        k += DEPTH;
+        pass.rows = pass.rows.add(pass.depth);
+        pass.panel = pass.panel.add(pass.depth * pass.width);
     }
 }
 
-/// out (n, width) = rows (n, d) · panel (d, width); `width` is 16, 32 or 64.
+/// out (n, width) = rows (n, d) · panel (d, width) for d > 0; `width` is 16, 32, 48 or 64.
 #[inline(always)]
 pub(super) unsafe fn products<V: Lanes>(
     rows: *const f32,
@@ -71,15 +95,25 @@ pub(super) unsafe fn products<V: Lanes>(
     width: usize,
     out: *mut f32,
 ) {
+    let mut pass = Pass {
+        rows,
+        d,
+        panel,
+        width,
+        out,
+        first: true,
+        depth: 0,
+    };
     match (V::WIDE, width) {
-        (true, 64) => columns::<V, 6, 4>(rows, n, d, panel, width, out),
-        (true, 32) => columns::<V, 12, 2>(rows, n, d, panel, width, out),
-        (true, _) => columns::<V, 16, 1>(rows, n, d, panel, width, out),
+        (true, 64) => columns::<V, 6, 4>(n, pass),
+        (true, 48) => columns::<V, 8, 3>(n, pass),
+        (true, 32) => columns::<V, 8, 2>(n, pass),
+        (true, _) => columns::<V, 8, 1>(n, pass),
         (false, _) => {
-            let mut at = 0;
-            while at < width {
-                columns::<V, 6, 2>(rows, n, d, panel.add(at), width, out.add(at));
-                at += 2 * V::N;
+            for _ in 0..width / (2 * V::N) {
+                columns::<V, 6, 2>(n, pass);
+                pass.panel = pass.panel.add(2 * V::N);
+                pass.out = pass.out.add(2 * V::N);
             }
         }
     }
