@@ -297,6 +297,17 @@ class Engine:
     def closed(self) -> bool:
         """True after `close`."""
     def _settings(self) -> dict[str, Any]: ...
+    def _trace(
+        self,
+        x: Any,
+        steps: list[tuple[Any, Any, float]],
+        quality: float,
+        *,
+        scope: str,
+        source: str,
+        user: str,
+        now: float | None,
+    ) -> bool: ...
     def rollback(self, version: int | str, *, scope: str | None = None) -> None:
         """Go back to an earlier version in one scope or all; 0 is the untrained state. Later versions can be brought back."""
     def _promote(self) -> dict[str, Any]: ...

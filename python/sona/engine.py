@@ -18,9 +18,49 @@ from sona.report import Explanation, Promotion, Receipt, Report
 if TYPE_CHECKING:
     from sona.embed import Embedder
 
-__all__ = ["Decision", "SonaEngine"]
+__all__ = ["Decision", "SonaEngine", "Trace"]
 
 _ENGINES: weakref.WeakSet[SonaEngine] = weakref.WeakSet()
+
+
+class Trace:
+    """One request while it runs: steps with rewards, then a final quality. Use as a context manager.
+
+    Nothing is recorded unless ``finish`` is called.
+    """
+
+    def __init__(self, engine: SonaEngine, x: Any, scope: str, source: str, user: str, now: float | None) -> None:
+        self._engine, self._x, self._scope = engine, x, scope
+        self._source, self._user, self._now = source, user, now
+        self._steps: list[tuple[Any, Any, float]] = []
+        self._finished = False
+
+    def step(self, activations: Any, attention_weights: Any = (), reward: float = 0.0) -> None:
+        """Note one step: what was tried, as a (d,) vector beside the query, what it attended to, and its reward."""
+        self._check_open()
+        self._steps.append((activations, attention_weights, float(reward)))
+
+    def finish(self, quality: float) -> bool:
+        """Record the request with its final quality in [0, 1] and learn from it; False if the mode is "off"."""
+        self._check_open()
+        taken = self._engine._trace(
+            self._x, self._steps, quality, scope=self._scope, source=self._source, user=self._user, now=self._now
+        )
+        self._finished = True
+        return taken
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise RuntimeError("this trace is finished")
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave; an unfinished trace is dropped."""
 
 
 class SonaEngine(_core.Engine):
@@ -114,6 +154,23 @@ class SonaEngine(_core.Engine):
             self = super().__new__(cls, {**_settings(config, None), "fingerprint": fingerprint}, os.fspath(where), embedder)
             return self._begin(config, embedder)
         return cls.from_bytes(where.read_bytes(), embedder=embedder)
+
+    def trace(
+        self, x: Any, *, scope: str = "default", source: str = "", user: str = "", now: float | None = None
+    ) -> Trace:
+        """Record any other kind of request: steps with rewards and a final quality; trains the per-request adapter.
+
+        >>> import numpy as np
+        >>> eng = SonaEngine(SonaConfig(hidden_dim=4))
+        >>> x, good = np.eye(4, dtype="float32")[:2]
+        >>> with eng.trace(x) as t:
+        ...     t.step(good, [1.0], reward=0.9)
+        ...     t.finish(quality=0.9)
+        True
+        >>> bool(eng.adapt(x) @ good > x @ good)
+        True
+        """
+        return Trace(self, x, scope, source, user, now)
 
     def explain(self, decision_id: str | Decision) -> Explanation:
         """Base and learned parts of each shown score, and the remembered cases behind them, under the live state."""

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::item::ItemId;
+use crate::trajectory::TrajectoryStep;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -109,6 +110,27 @@ pub struct FeedbackEvent {
     pub now: f64,
 }
 
+/// Any other kind of request, with its steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceEvent {
+    /// Scope.
+    pub scope: Arc<str>,
+    /// Query vector.
+    pub query: Vec<f32>,
+    /// What was done, in order.
+    pub steps: Vec<TrajectoryStep>,
+    /// Final quality in [0, 1].
+    pub quality: f32,
+    /// Who reports.
+    pub source: Arc<str>,
+    /// On whose behalf; empty if unknown.
+    pub user: Arc<str>,
+    /// False in observe mode.
+    pub learn: bool,
+    /// Seconds since the epoch.
+    pub now: f64,
+}
+
 /// One record of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
@@ -125,6 +147,8 @@ pub enum Event {
     Decision(DecisionEvent),
     /// An outcome.
     Feedback(FeedbackEvent),
+    /// A finished trace.
+    Trace(TraceEvent),
     /// The learned state went back to an earlier version.
     Rollback {
         /// Scope, or all of them.

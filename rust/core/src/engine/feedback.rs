@@ -1,9 +1,9 @@
 //! Loop A: an outcome comes in, is made durable, and the next snapshot is published, on the caller's thread.
 
-use super::event::{DecisionId, Event, FeedbackEvent};
+use super::event::{DecisionId, Event, FeedbackEvent, TraceEvent};
 use super::items::IdRef;
 use super::learned::Judgement;
-use super::ledger::Verdict;
+use super::ledger::{Ledger, Verdict};
 use super::pending::DecisionRecord;
 use super::scope::Scope;
 use super::{Engine, Mode};
@@ -101,6 +101,40 @@ impl Engine {
         self.learn_from(&scope, &record, &event, lamport)?;
         self.counters.learned.fetch_add(1, Ordering::Relaxed);
         Ok(Outcome::Learned)
+    }
+
+    /// Takes a finished trace: any other kind of request, with its steps.
+    pub fn trace(&self, mut t: TraceEvent) -> Result<Outcome> {
+        check_trace(&t, self.config.dim)?;
+        let _guard = self.enter()?;
+        let mode = self.mode();
+        if mode == Mode::Off {
+            return Ok(Outcome::Ignored);
+        }
+        t.learn = mode.learns();
+        let scope = self.scope_or_new(&t.scope)?;
+        let mut ledger = scope.ledger.lock();
+        let lamport = self.written(self.journal.lock().append(Event::Trace(t.clone())))?;
+        self.counters.feedback.fetch_add(1, Ordering::Relaxed);
+        if self.apply_trace(&scope, &mut ledger, &t, lamport)? {
+            self.counters.learned.fetch_add(1, Ordering::Relaxed);
+            Ok(Outcome::Learned)
+        } else {
+            self.counters.recorded_only.fetch_add(1, Ordering::Relaxed);
+            Ok(Outcome::Recorded)
+        }
+    }
+
+    /// The instant step of a trace; replay comes through here too. True if it was learned from.
+    pub(super) fn apply_trace(&self, scope: &Scope, ledger: &mut Ledger, t: &TraceEvent, lamport: u64) -> Result<bool> {
+        if ledger.within_caps(&t.user, &t.source, t.now, &self.config) != Verdict::Learn || !t.learn {
+            return Ok(false);
+        }
+        let trust = self.config.source_trust.get(&*t.source).copied().unwrap_or(1.0);
+        let mut next = (*scope.live.load_full()).clone();
+        next.learn_trace(t, trust, &self.config, lamport)?;
+        scope.live.store(Arc::new(next));
+        Ok(true)
     }
 
     /// The instant step. The caller holds the scope's ledger; replay comes through here too.
@@ -225,6 +259,26 @@ fn judged(record: &DecisionRecord, id: IdRef<'_>) -> Result<usize> {
             format!("{} in decision {}", id.owned(), record.id),
         )
     })
+}
+
+fn check_trace(t: &TraceEvent, dim: usize) -> Result<()> {
+    check_dim("x", dim, t.query.len())?;
+    check_finite("x", &t.query)?;
+    for step in &t.steps {
+        check_dim("activations", dim, step.activations.len())?;
+        check_finite("activations", &step.activations)?;
+        check_finite("attention_weights", &step.attention_weights)?;
+        if !step.reward.is_finite() {
+            return Err(Error::value("reward", "a finite number", step.reward));
+        }
+    }
+    if !(0.0..=1.0).contains(&t.quality) {
+        return Err(Error::value("quality", "a number in [0, 1]", t.quality));
+    }
+    if !t.now.is_finite() {
+        return Err(Error::value("now", "finite seconds", t.now));
+    }
+    Ok(())
 }
 
 fn check_feedback(f: &Feedback<'_>) -> Result<()> {

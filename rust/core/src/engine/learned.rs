@@ -1,15 +1,18 @@
 //! What one scope has learned: the immutable snapshot that a decision reads, and the step that makes the next one.
 
 use super::config::EngineConfig;
+use super::event::TraceEvent;
 use super::items::Item;
 use super::pending::DecisionRecord;
 use super::stats::{Progress, dcg};
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
+use crate::lora::{MicroConfig, MicroLora};
 use crate::patterns::cases::{
     Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, NewCase, Probe, Scored,
 };
+use crate::trajectory::{LearningSignal, Trajectory};
 use std::sync::Arc;
 
 /// Everything that a decision reads. Cloning shares the cases; nothing in it changes after it was published.
@@ -25,6 +28,8 @@ pub struct Learned {
     pub progress: Progress,
     /// Running mean of whole-answer qualities, the baseline of the next one.
     pub quality: Baseline,
+    /// The fast adapter, from the first trace on.
+    pub micro: Option<Arc<MicroLora>>,
 }
 
 /// Bias-corrected running mean that a reward is compared with, read before the reward enters.
@@ -125,21 +130,48 @@ impl Learned {
             gate: ItemGate::new(gate, config.seed)?,
             progress: Progress::default(),
             quality: Baseline::default(),
+            micro: None,
         })
     }
 
     /// True while nothing was learned: every answer is then the input, bit for bit.
     #[must_use]
     pub fn is_identity(&self) -> bool {
-        self.cases.is_empty()
+        self.cases.is_empty() && self.adapter_is_identity()
     }
 
-    /// Moves a query: û, or the query itself bit for bit while nothing is known.
+    fn adapter_is_identity(&self) -> bool {
+        self.micro.as_ref().is_none_or(|m| m.factors().is_identity())
+    }
+
+    /// What the adapters add to the unit query; `None` while they are the identity.
+    fn adapter_delta(&self, unit: &[f32]) -> Result<Option<Vec<f32>>> {
+        match &self.micro {
+            Some(micro) if !micro.factors().is_identity() => {
+                let mut delta = vec![0.0; unit.len()];
+                micro.factors().delta_into(unit, &mut delta)?;
+                Ok(Some(delta))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Moves a query: û plus what the adapters add, of unit length; the query itself bit for bit while nothing is known.
     pub fn adapt(&self, query: &[f32], out: &mut [f32]) -> Result<()> {
         if self.is_identity() {
             out.copy_from_slice(query);
-        } else {
-            out.copy_from_slice(self.cases.probe(query)?.adapted());
+            return Ok(());
+        }
+        let probe = self.cases.probe(query)?;
+        match self.adapter_delta(probe.query())? {
+            None => out.copy_from_slice(probe.adapted()),
+            Some(delta) => {
+                let start = if probe.is_empty() { probe.query() } else { probe.adapted() };
+                for ((o, s), d) in out.iter_mut().zip(start).zip(&delta) {
+                    *o = s + d;
+                }
+                kernels::normalize(out);
+            }
         }
         Ok(())
     }
@@ -151,11 +183,47 @@ impl Learned {
         self.cases.score(&probe, candidates, base, &mut scored)?;
         let mut learned = Vec::new();
         self.gate.apply(&probe, candidates, &scored, &mut learned);
+        if let Some(delta) = self.adapter_delta(probe.query())? {
+            for (i, score) in learned.iter_mut().enumerate() {
+                *score += kernels::dot(&delta, candidates.vector(i)) * candidates.inv_norm(i);
+            }
+        }
         Ok(Ranking {
             probe,
             scored,
             learned,
         })
+    }
+
+    /// One instant step from a trace: the fast adapter moves along what was better than usual.
+    pub fn learn_trace(&mut self, t: &TraceEvent, trust: f32, config: &EngineConfig, version: u64) -> Result<()> {
+        let trajectory = Trajectory {
+            query_embedding: t.query.clone(),
+            steps: t.steps.clone(),
+            final_quality: f64::from(t.quality),
+            id: 0,
+            latency_us: 0,
+            scope: String::new(),
+            source: String::new(),
+        };
+        let mut signal = LearningSignal::from_trajectory(&trajectory, self.quality.read())?;
+        self.quality.update(f64::from(t.quality));
+        signal.weight *= f64::from(trust);
+        if self.micro.is_none() {
+            let rates = MicroConfig {
+                learning_rate: f64::from(config.micro_lr),
+                seed: config.seed,
+                ..MicroConfig::new(config.dim, config.micro_rank)
+            };
+            self.micro = Some(Arc::new(MicroLora::new(rates)?));
+        }
+        if let Some(micro) = self.micro.as_mut().map(Arc::make_mut) {
+            if micro.accumulate(&signal)? {
+                micro.apply(None)?;
+            }
+        }
+        self.version = version;
+        Ok(())
     }
 
     /// One instant learning step; `version` is the logical time of the event.

@@ -82,16 +82,17 @@ impl Ledger {
                 self.seen.remove(&old);
             }
         }
-        let minute = (e.now / 60.0).floor() as i64;
-        let user_cap = if e.user.is_empty() {
-            0
-        } else {
-            config.user_cap_per_minute
-        };
-        let source_cap = config.source_caps.get(&*e.source).copied();
-        let user_ok = user_cap == 0 || self.count(format!("u:{}", e.user), minute) <= user_cap;
-        let source_ok = source_cap.is_none_or(|cap| self.count(format!("s:{}", e.source), minute) <= cap);
-        let entry = self.sources.entry(e.source.to_string()).or_default();
+        self.within_caps(&e.user, &e.source, e.now, config)
+    }
+
+    /// Counts an outcome against the caps of its user and source: `Learn` or `Capped`.
+    pub fn within_caps(&mut self, user: &str, source: &str, now: f64, config: &EngineConfig) -> Verdict {
+        let minute = (now / 60.0).floor() as i64;
+        let user_cap = if user.is_empty() { 0 } else { config.user_cap_per_minute };
+        let source_cap = config.source_caps.get(source).copied();
+        let user_ok = user_cap == 0 || self.count(format!("u:{user}"), minute) <= user_cap;
+        let source_ok = source_cap.is_none_or(|cap| self.count(format!("s:{source}"), minute) <= cap);
+        let entry = self.sources.entry(source.to_owned()).or_default();
         if user_ok && source_ok {
             entry.learned += 1;
             Verdict::Learn

@@ -25,7 +25,7 @@ pub mod stats;
 mod view;
 
 pub use config::{EngineConfig, Exploration, Mode};
-pub use event::DecisionId;
+pub use event::{DecisionId, TraceEvent};
 pub use feedback::{Feedback, Outcome};
 pub use items::IdRef;
 pub use promote::Promotion;

@@ -155,6 +155,11 @@ impl Engine {
                     self.learn_from(&scope, &record, &f, lamport)?;
                 }
             }
+            Event::Trace(t) => {
+                let scope = self.scope_or_new(&t.scope)?;
+                let mut ledger = scope.ledger.lock();
+                self.apply_trace(&scope, &mut ledger, &t, lamport)?;
+            }
             Event::Rollback { scope, to } => {
                 let states = replay.rollback_targets.get(&to).cloned().flatten();
                 self.put_back(scope.as_deref(), to, &states.unwrap_or_default())?;
@@ -363,7 +368,11 @@ impl Engine {
     /// Removes all feedback of a source and what was learned from it; decisions stay. O(journal).
     pub fn purge(&self, source: &str) -> Result<Removed> {
         self.remove(
-            |e, _| matches!(e, Event::Feedback(f) if &*f.source == source),
+            |e, _| match e {
+            Event::Feedback(f) => &*f.source == source,
+            Event::Trace(t) => &*t.source == source,
+            _ => false,
+        },
             |_| None,
             |_| false,
         )

@@ -13,6 +13,7 @@ use super::{Engine, Scopes};
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_finite};
 use crate::item::ItemId;
+use crate::lora::MicroLora;
 use crate::patterns::cases::{CaseMemory, ItemGate};
 use crate::store::atomic;
 use arc_swap::ArcSwap;
@@ -40,6 +41,7 @@ struct ScopeImage {
     gate: Vec<u8>,
     progress: Progress,
     quality: Baseline,
+    micro: Option<Vec<u8>>,
     ledger: Ledger,
     items: Vec<(ItemId, Vec<f32>)>,
 }
@@ -69,6 +71,7 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
         gate: live.gate.to_bytes()?,
         progress: live.progress.clone(),
         quality: live.quality,
+        micro: live.micro.as_ref().map(|m| m.to_bytes()).transpose()?,
         ledger: ledger.clone(),
         items: items.iter().map(|i| (i.id.clone(), i.vector.to_vec())).collect(),
     })
@@ -84,6 +87,10 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         );
         return Err(Error::corrupt("engine state", reason));
     }
+    let micro = image.micro.map(|b| MicroLora::from_bytes(&b)).transpose()?.map(Arc::new);
+    if micro.as_ref().is_some_and(|m| m.factors().dim() != config.dim) {
+        return Err(Error::corrupt("engine state", "an adapter of another dimension"));
+    }
     let scope = Scope::new(&image.name, config)?;
     let learned = Learned {
         version: image.version,
@@ -91,6 +98,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         gate: ItemGate::from_bytes(&image.gate)?,
         progress: image.progress,
         quality: image.quality,
+        micro,
     };
     let mut ledger = image.ledger;
     ledger.restore();

@@ -227,7 +227,7 @@ impl Engine {
                         }
                     }
                 }
-                Event::Rollback { .. } => {}
+                Event::Trace(_) | Event::Rollback { .. } => {}
             }
         }
         Ok(out)

@@ -13,7 +13,8 @@ use numpy::{PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use sona_core::engine::{DecisionId, Engine, Feedback, Mode, Outcome, Request};
+use sona_core::engine::{DecisionId, Engine, Feedback, Mode, Outcome, Request, TraceEvent};
+use sona_core::trajectory::TrajectoryStep;
 use sona_core::{Error, store};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -286,6 +287,46 @@ impl PyEngine {
         };
         let engine = &self.engine;
         let outcome = detached(py, || engine.feedback(&f))?;
+        Ok(matches!(outcome, Outcome::Learned | Outcome::Recorded))
+    }
+
+    #[pyo3(signature = (x, steps, quality, *, scope, source, user, now))]
+    #[allow(clippy::too_many_arguments)]
+    fn _trace(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        steps: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>, f32)>,
+        quality: f32,
+        scope: &str,
+        source: &str,
+        user: &str,
+        now: Option<f64>,
+    ) -> PyResult<bool> {
+        let dim = self.engine.config().dim;
+        let steps = steps
+            .iter()
+            .map(|(activations, weights, reward)| {
+                Ok(TrajectoryStep {
+                    activations: vector("activations", activations, Some(dim))?,
+                    attention_weights: vector("attention_weights", weights, None)?,
+                    reward: f64::from(*reward),
+                    timestamp: 0.0,
+                })
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let event = TraceEvent {
+            scope: scope.into(),
+            query: self.query("x", x)?,
+            steps,
+            quality,
+            source: source.into(),
+            user: user.into(),
+            learn: false,
+            now: seconds(now),
+        };
+        let engine = &self.engine;
+        let outcome = detached(py, || engine.trace(event))?;
         Ok(matches!(outcome, Outcome::Learned | Outcome::Recorded))
     }
 
