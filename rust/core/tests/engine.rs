@@ -19,21 +19,48 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = stream(7, 0);
         let vectors = (0..N * D).map(|_| rng.random::<f32>() - 0.5).collect();
-        Self { names: (0..N).map(|i| format!("doc{i}")).collect(), vectors, rng: stream(seed, 1) }
+        Self {
+            names: (0..N).map(|i| format!("doc{i}")).collect(),
+            vectors,
+            rng: stream(seed, 1),
+        }
     }
 
     /// One user: asks near a document, and likes another one that belongs to it.
     fn step(&mut self, engine: &Engine, scope: &str, user: &str, now: f64) -> Option<Outcome> {
         let target = self.rng.random_range(0..N / 4);
-        let query: Vec<f32> = (0..D).map(|j| self.vectors[target * D + j] + 0.1 * self.rng.random::<f32>()).collect();
+        let query: Vec<f32> = (0..D)
+            .map(|j| self.vectors[target * D + j] + 0.1 * self.rng.random::<f32>())
+            .collect();
         let ids: Vec<IdRef<'_>> = self.names.iter().map(|n| IdRef::Str(n)).collect();
-        let request = Request { scope, query: &query, ids: &ids, vectors: Some(&self.vectors), scores: None, k: 10, user, now };
+        let request = Request {
+            scope,
+            query: &query,
+            ids: &ids,
+            vectors: Some(&self.vectors),
+            scores: None,
+            k: 10,
+            user,
+            now,
+        };
         let d = engine.rank(&request).unwrap();
         let wanted = ((target * 3 + 1) % N) as u32;
-        let (item, reward) = if d.order.contains(&wanted) { (wanted, 1.0) } else { (d.order[0], -0.5) };
+        let (item, reward) = if d.order.contains(&wanted) {
+            (wanted, 1.0)
+        } else {
+            (d.order[0], -0.5)
+        };
         let id = d.id?;
         let rewards = [(IdRef::Str(&self.names[item as usize]), reward)];
-        let f = Feedback { decision: id, rewards: &rewards, vectors: None, quality: None, source: "click", user, now };
+        let f = Feedback {
+            decision: id,
+            rewards: &rewards,
+            vectors: None,
+            quality: None,
+            source: "click",
+            user,
+            now,
+        };
         Some(engine.feedback(&f).unwrap())
     }
 
@@ -55,7 +82,12 @@ fn open(root: &Path) -> Engine {
 fn trace(engine: &Engine, scope: &str) -> Outcome {
     let mut a = vec![0.0; D];
     a[3] = 1.0;
-    let step = TrajectoryStep { activations: a, attention_weights: vec![1.0], reward: 0.9, timestamp: 0.0 };
+    let step = TrajectoryStep {
+        activations: a,
+        attention_weights: vec![1.0],
+        reward: 0.9,
+        timestamp: 0.0,
+    };
     engine
         .trace(TraceEvent {
             scope: scope.into(),
@@ -112,13 +144,24 @@ fn snapshot_and_tail_equal_the_whole_history() {
 #[test]
 fn late_feedback_after_a_snapshot_and_a_restart_is_learned() {
     let dir = tempfile::tempdir().unwrap();
-    let small = EngineConfig { capacity: 2, ..config() };
+    let small = EngineConfig {
+        capacity: 2,
+        ..config()
+    };
     let engine = Engine::open(small.clone(), dir.path(), Fsync::None).unwrap();
     let world = World::new(3);
     let ids: Vec<IdRef<'_>> = world.names.iter().map(|n| IdRef::Str(n)).collect();
     let query = vec![0.2; D];
-    let request =
-        Request { scope: "a", query: &query, ids: &ids, vectors: Some(&world.vectors), scores: None, k: 5, user: "", now: 0.0 };
+    let request = Request {
+        scope: "a",
+        query: &query,
+        ids: &ids,
+        vectors: Some(&world.vectors),
+        scores: None,
+        k: 5,
+        user: "",
+        now: 0.0,
+    };
     let first = engine.rank(&request).unwrap().id.unwrap();
     for _ in 0..10 {
         engine.rank(&request).unwrap();
@@ -126,7 +169,15 @@ fn late_feedback_after_a_snapshot_and_a_restart_is_learned() {
     engine.close().unwrap();
     let engine = Engine::open(small.clone(), dir.path(), Fsync::None).unwrap();
     let rewards = [(IdRef::Str("doc3"), 1.0)];
-    let f = Feedback { decision: first, rewards: &rewards, vectors: None, quality: None, source: "", user: "", now: 1.0 };
+    let f = Feedback {
+        decision: first,
+        rewards: &rewards,
+        vectors: None,
+        quality: None,
+        source: "",
+        user: "",
+        now: 1.0,
+    };
     assert_eq!(engine.feedback(&f).unwrap(), Outcome::Learned);
     assert_eq!(engine.feedback(&f).unwrap(), Outcome::Duplicate);
     let digest = engine.digest("a").unwrap();
@@ -173,7 +224,10 @@ fn rollback_brings_back_any_version_and_survives_restart() {
     assert!(engine.rollback(None, engine.version() + 1).is_err());
     engine.close().unwrap();
     let again = open(dir.path());
-    assert_eq!((again.digest("a").unwrap(), adapted(&again, "a")), (digest, answer));
+    assert_eq!(
+        (again.digest("a").unwrap(), adapted(&again, "a")),
+        (digest, answer)
+    );
 }
 
 fn forgotten_equals_never_seen(engine: Engine, twin: Engine) {
@@ -185,18 +239,37 @@ fn forgotten_equals_never_seen(engine: Engine, twin: Engine) {
             let ids: Vec<IdRef<'_>> = other.names.iter().map(|n| IdRef::Str(n)).collect();
             let query: Vec<f32> = (0..D).map(|j| ((i as usize + j) as f32).cos()).collect();
             let vectors = other.vectors.clone();
-            let request =
-                Request { scope: "a", query: &query, ids: &ids, vectors: Some(&vectors), scores: None, k: N, user: "bob", now: 0.0 };
+            let request = Request {
+                scope: "a",
+                query: &query,
+                ids: &ids,
+                vectors: Some(&vectors),
+                scores: None,
+                k: N,
+                user: "bob",
+                now: 0.0,
+            };
             let id = e.rank(&request).unwrap().id.unwrap();
             let rewards = [(ids[i as usize % N], 1.0)];
-            let f = Feedback { decision: id, rewards: &rewards, vectors: None, quality: None, source: "", user: "bob", now: 0.0 };
+            let f = Feedback {
+                decision: id,
+                rewards: &rewards,
+                vectors: None,
+                quality: None,
+                source: "",
+                user: "bob",
+                now: 0.0,
+            };
             e.feedback(&f).unwrap();
         }
     }
     other.rng.random::<u32>();
     assert_ne!(engine.digest("a").unwrap(), twin.digest("a").unwrap());
     let removed = engine.forget("alice").unwrap();
-    assert!(removed.decisions > 0 && removed.cases_after < removed.cases_before, "{removed:?}");
+    assert!(
+        removed.decisions > 0 && removed.cases_after < removed.cases_before,
+        "{removed:?}"
+    );
     assert_eq!(engine.digest("a").unwrap(), twin.digest("a").unwrap());
     assert_eq!(engine.forget("alice").unwrap().decisions, 0);
     assert_eq!(engine.digest("a").unwrap(), twin.digest("a").unwrap());
@@ -204,7 +277,10 @@ fn forgotten_equals_never_seen(engine: Engine, twin: Engine) {
 
 #[test]
 fn forgetting_a_user_equals_never_having_seen_them_in_memory() {
-    forgotten_equals_never_seen(Engine::in_memory(config()).unwrap(), Engine::in_memory(config()).unwrap());
+    forgotten_equals_never_seen(
+        Engine::in_memory(config()).unwrap(),
+        Engine::in_memory(config()).unwrap(),
+    );
 }
 
 #[test]
@@ -216,7 +292,10 @@ fn forgetting_a_user_leaves_no_byte_on_disk() {
     drop(engine);
     let engine = open(dirs[0].path());
     forgotten_equals_never_seen(engine, open(dirs[1].path()));
-    for file in ["events", "snapshots"].iter().flat_map(|d| std::fs::read_dir(dirs[0].path().join(d)).unwrap()) {
+    for file in ["events", "snapshots"]
+        .iter()
+        .flat_map(|d| std::fs::read_dir(dirs[0].path().join(d)).unwrap())
+    {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         assert!(!bytes.windows(5).any(|w| w == b"alice"));
     }
@@ -255,12 +334,25 @@ fn modes_record_and_act_as_they_say() {
 
 #[test]
 fn canary_acts_on_its_share() {
-    let engine = Engine::in_memory(EngineConfig { mode: Mode::Canary, canary_share: 0.3, ..config() }).unwrap();
+    let engine = Engine::in_memory(EngineConfig {
+        mode: Mode::Canary,
+        canary_share: 0.3,
+        ..config()
+    })
+    .unwrap();
     let world = World::new(12);
     let ids: Vec<IdRef<'_>> = world.names.iter().map(|n| IdRef::Str(n)).collect();
     let query = vec![0.2; D];
-    let request =
-        Request { scope: "a", query: &query, ids: &ids, vectors: Some(&world.vectors), scores: None, k: 5, user: "", now: 0.0 };
+    let request = Request {
+        scope: "a",
+        query: &query,
+        ids: &ids,
+        vectors: Some(&world.vectors),
+        scores: None,
+        k: 5,
+        user: "",
+        now: 0.0,
+    };
     let acted = (0..2000).filter(|_| engine.rank(&request).unwrap().acted).count();
     assert!((500..700).contains(&acted), "{acted}");
 }
@@ -272,11 +364,27 @@ fn another_writer_of_the_directory_can_give_the_feedback() {
     let world = World::new(13);
     let ids: Vec<IdRef<'_>> = world.names.iter().map(|n| IdRef::Str(n)).collect();
     let query = vec![0.2; D];
-    let request =
-        Request { scope: "s", query: &query, ids: &ids, vectors: Some(&world.vectors), scores: None, k: 5, user: "", now: 0.0 };
+    let request = Request {
+        scope: "s",
+        query: &query,
+        ids: &ids,
+        vectors: Some(&world.vectors),
+        scores: None,
+        k: 5,
+        user: "",
+        now: 0.0,
+    };
     let id = a.rank(&request).unwrap().id.unwrap();
     let rewards = [(IdRef::Str("doc3"), 1.0)];
-    let f = Feedback { decision: id, rewards: &rewards, vectors: None, quality: None, source: "", user: "", now: 1.0 };
+    let f = Feedback {
+        decision: id,
+        rewards: &rewards,
+        vectors: None,
+        quality: None,
+        source: "",
+        user: "",
+        now: 1.0,
+    };
     assert_eq!(b.feedback(&f).unwrap(), Outcome::Learned);
     assert!(a.refresh().unwrap() > 0);
     assert_eq!(a.digest("s").unwrap(), b.digest("s").unwrap());
@@ -317,9 +425,15 @@ fn hostile_bytes_are_refused() {
 fn a_directory_of_another_dimension_or_embedder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().unwrap();
-    let wider = EngineConfig { dim: D + 1, ..config() };
+    let wider = EngineConfig {
+        dim: D + 1,
+        ..config()
+    };
     assert!(Engine::open(wider, dir.path(), Fsync::None).is_err());
-    let other = EngineConfig { fingerprint: "other".into(), ..config() };
+    let other = EngineConfig {
+        fingerprint: "other".into(),
+        ..config()
+    };
     assert!(Engine::open(other, dir.path(), Fsync::None).is_err());
     assert!(Engine::open(config(), dir.path(), Fsync::None).is_ok());
 }
@@ -344,8 +458,19 @@ fn a_judged_item_that_was_not_ranked_is_learned_and_replayed() {
     let id = engine.rank(&request).unwrap().id.unwrap();
     let unseen = &world.vectors[9 * D..10 * D];
     let rewards = [(IdRef::Int(99), 1.0)];
-    let mut f = Feedback { decision: id, rewards: &rewards, vectors: None, quality: None, source: "", user: "", now: 1.0 };
-    assert!(engine.feedback(&f).is_err(), "an item nobody knows needs its vector");
+    let mut f = Feedback {
+        decision: id,
+        rewards: &rewards,
+        vectors: None,
+        quality: None,
+        source: "",
+        user: "",
+        now: 1.0,
+    };
+    assert!(
+        engine.feedback(&f).is_err(),
+        "an item nobody knows needs its vector"
+    );
     f.vectors = Some(unseen);
     assert_eq!(engine.feedback(&f).unwrap(), Outcome::Learned);
     let digest = engine.digest("s").unwrap();

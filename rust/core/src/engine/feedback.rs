@@ -126,7 +126,13 @@ impl Engine {
     }
 
     /// The instant step of a trace; replay comes through here too. True if it was learned from.
-    pub(super) fn apply_trace(&self, scope: &Scope, ledger: &mut Ledger, t: &TraceEvent, lamport: u64) -> Result<bool> {
+    pub(super) fn apply_trace(
+        &self,
+        scope: &Scope,
+        ledger: &mut Ledger,
+        t: &TraceEvent,
+        lamport: u64,
+    ) -> Result<bool> {
         if ledger.within_caps(&t.user, &t.source, t.now, &self.config) != Verdict::Learn || !t.learn {
             return Ok(false);
         }

@@ -166,7 +166,11 @@ impl Learned {
         match self.adapter_delta(probe.query())? {
             None => out.copy_from_slice(probe.adapted()),
             Some(delta) => {
-                let start = if probe.is_empty() { probe.query() } else { probe.adapted() };
+                let start = if probe.is_empty() {
+                    probe.query()
+                } else {
+                    probe.adapted()
+                };
                 for ((o, s), d) in out.iter_mut().zip(start).zip(&delta) {
                     *o = s + d;
                 }
@@ -196,7 +200,13 @@ impl Learned {
     }
 
     /// One instant step from a trace: the fast adapter moves along what was better than usual.
-    pub fn learn_trace(&mut self, t: &TraceEvent, trust: f32, config: &EngineConfig, version: u64) -> Result<()> {
+    pub fn learn_trace(
+        &mut self,
+        t: &TraceEvent,
+        trust: f32,
+        config: &EngineConfig,
+        version: u64,
+    ) -> Result<()> {
         let trajectory = Trajectory {
             query_embedding: t.query.clone(),
             steps: t.steps.clone(),

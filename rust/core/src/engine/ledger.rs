@@ -88,7 +88,11 @@ impl Ledger {
     /// Counts an outcome against the caps of its user and source: `Learn` or `Capped`.
     pub fn within_caps(&mut self, user: &str, source: &str, now: f64, config: &EngineConfig) -> Verdict {
         let minute = (now / 60.0).floor() as i64;
-        let user_cap = if user.is_empty() { 0 } else { config.user_cap_per_minute };
+        let user_cap = if user.is_empty() {
+            0
+        } else {
+            config.user_cap_per_minute
+        };
         let source_cap = config.source_caps.get(source).copied();
         let user_ok = user_cap == 0 || self.count(format!("u:{user}"), minute) <= user_cap;
         let source_ok = source_cap.is_none_or(|cap| self.count(format!("s:{source}"), minute) <= cap);

@@ -369,10 +369,10 @@ impl Engine {
     pub fn purge(&self, source: &str) -> Result<Removed> {
         self.remove(
             |e, _| match e {
-            Event::Feedback(f) => &*f.source == source,
-            Event::Trace(t) => &*t.source == source,
-            _ => false,
-        },
+                Event::Feedback(f) => &*f.source == source,
+                Event::Trace(t) => &*t.source == source,
+                _ => false,
+            },
             |_| None,
             |_| false,
         )

@@ -87,7 +87,11 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         );
         return Err(Error::corrupt("engine state", reason));
     }
-    let micro = image.micro.map(|b| MicroLora::from_bytes(&b)).transpose()?.map(Arc::new);
+    let micro = image
+        .micro
+        .map(|b| MicroLora::from_bytes(&b))
+        .transpose()?
+        .map(Arc::new);
     if micro.as_ref().is_some_and(|m| m.factors().dim() != config.dim) {
         return Err(Error::corrupt("engine state", "an adapter of another dimension"));
     }
