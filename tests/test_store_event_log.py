@@ -23,7 +23,7 @@ from sona import CapacityError, ConfigError, CorruptStateError, StoreError
 from sona.store import EventLog, EventLogReader
 
 GOLDEN = Path(__file__).parent / "golden" / "learning" / "store_loops.npz"
-HEADER = 24
+HEADER = 28
 
 
 def payloads(log: EventLog, from_seq: int = 0) -> list[bytes]:

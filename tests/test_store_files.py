@@ -129,7 +129,7 @@ def test_snapshot_on_a_full_disk_keeps_the_old_one_and_no_leftover(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert store.load() == b"old"
-    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", f"snapshot-{1:020}.sona"]
 
 
 def test_snapshot_killed_while_saving_leaves_a_whole_version(tmp_path):

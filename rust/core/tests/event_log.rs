@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-const HEADER: usize = 24;
+const HEADER: usize = 28;
 
 fn records(log: &EventLog, from: u64) -> Vec<(u64, Vec<u8>)> {
     log.replay(from).unwrap().map(Result::unwrap).collect()
@@ -103,14 +103,14 @@ fn foreign_newer_and_lying_files_are_refused_untouched() {
     write(&path, &sample());
     let good = fs::read(&path).unwrap();
     let sealed = |mut h: Vec<u8>| {
-        let sum = crc32fast::hash(&h[..20]);
-        h[20..24].copy_from_slice(&sum.to_le_bytes());
+        let sum = crc32fast::hash(&h[..24]);
+        h[24..28].copy_from_slice(&sum.to_le_bytes());
         h
     };
     let mut newer = good.clone();
     newer[8] = 2;
     let mut huge = good.clone();
-    huge[12..20].copy_from_slice(&u64::MAX.to_le_bytes());
+    huge[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     for bytes in [
         b"SQLite format 3\0 and so on".to_vec(),
         b"short".to_vec(),
@@ -243,6 +243,7 @@ enum Op {
     Append(Vec<u8>),
     Batch(Vec<Vec<u8>>),
     Checkpoint(prop::sample::Index),
+    Empty(u8),
     Reopen(Fsync),
     Flush,
 }
@@ -253,6 +254,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => bytes().prop_map(Op::Append),
         2 => prop::collection::vec(bytes(), 0..5).prop_map(Op::Batch),
         1 => any::<prop::sample::Index>().prop_map(Op::Checkpoint),
+        1 => (2..5u8).prop_map(Op::Empty),
         1 => prop_oneof![Just(Fsync::None), Just(Fsync::Always), Just(Fsync::default())].prop_map(Op::Reopen),
         1 => Just(Op::Flush),
     ]
@@ -265,8 +267,9 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = EventLog::open(&path, Fsync::None).unwrap();
+        let mut reader = EventLogReader::open(&path, 0).unwrap();
         let mut model: Vec<Vec<u8>> = Vec::new();
-        let mut first = 0u64;
+        let (mut first, mut read) = (0u64, 0u64);
         for op in ops {
             match op {
                 Op::Append(p) => {
@@ -283,6 +286,24 @@ proptest! {
                     log.checkpoint(seq).unwrap();
                     first = first.max(seq);
                 }
+                Op::Empty(every) => {
+                    let refused = |seq: u64| seq % u64::from(every) == 0;
+                    let mut asked = Vec::new();
+                    let emptied = log.rewrite(|seq, payload| {
+                        asked.push((seq, payload.to_vec()));
+                        Ok(!refused(seq))
+                    });
+                    let full = |(_, p): &(u64, &mut Vec<u8>)| !p.is_empty();
+                    let mut expected = Vec::new();
+                    for (seq, p) in (0..).zip(&mut model).skip(first as usize).filter(full) {
+                        expected.push((seq, p.clone()));
+                        if refused(seq) {
+                            p.clear();
+                        }
+                    }
+                    prop_assert_eq!(emptied.unwrap() as usize, expected.iter().filter(|e| refused(e.0)).count());
+                    prop_assert_eq!(asked, expected);
+                }
                 Op::Reopen(fsync) => {
                     drop(log);
                     log = EventLog::open(&path, fsync).unwrap();
@@ -292,7 +313,10 @@ proptest! {
             }
             let expected: Vec<_> =
                 (first..).zip(model[first as usize..].iter().cloned()).collect();
-            prop_assert_eq!(records(&log, 0), expected);
+            prop_assert_eq!(records(&log, 0), expected.clone());
+            read = read.max(first);
+            prop_assert_eq!(reader.poll(usize::MAX).unwrap(), &expected[(read - first) as usize..]);
+            read = model.len() as u64;
             prop_assert_eq!((log.first_seq(), log.next_seq()), (first, model.len() as u64));
         }
     }

@@ -394,25 +394,27 @@ impl Journal {
             }
             Backend::Directory(dir) => {
                 let events = dir.root.join("events");
+                let mut rewrite = |log: &EventLog, worker| {
+                    // A dropped event leaves an empty record, so that numbers (and the decision ids made of them) stay unique.
+                    log.rewrite(|seq, bytes| {
+                        let stamped = Stamped::decode(bytes)?;
+                        Ok(keep(&Sourced { worker, seq, stamped }))
+                    })
+                };
                 for worker in workers(&events)? {
-                    let path = log_path(&events, worker);
                     if worker == own {
-                        dropped_events += rewrite_log(&dir.log, worker, dir.fsync, &mut keep)?;
-                        dir.log.close()?;
-                        swap_in(&path)?;
-                        dir.log = EventLog::open(&path, dir.fsync)?;
-                    } else {
-                        match EventLog::open(&path, dir.fsync) {
-                            Ok(log) => {
-                                dropped_events += rewrite_log(&log, worker, dir.fsync, &mut keep)?;
-                                log.close()?;
-                                swap_in(&path)?;
-                            }
-                            Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
-                                alive.push(worker)
-                            }
-                            Err(e) => return Err(e),
+                        dropped_events += rewrite(&dir.log, worker)?;
+                        continue;
+                    }
+                    match EventLog::open(log_path(&events, worker), dir.fsync) {
+                        Ok(log) => {
+                            dropped_events += rewrite(&log, worker)?;
+                            log.close()?;
                         }
+                        Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
+                            alive.push(worker);
+                        }
+                        Err(e) => return Err(e),
                     }
                 }
                 dir.others.clear();
@@ -445,57 +447,6 @@ impl Journal {
             Backend::Memory { nbytes, dropped, .. } => (*nbytes as u64, *dropped, 0),
         }
     }
-}
-
-fn rewritten(path: &Path) -> PathBuf {
-    path.with_extension("rewritten")
-}
-
-/// Writes the kept events of `log` beside it.
-fn rewrite_log(
-    log: &EventLog,
-    worker: u32,
-    fsync: Fsync,
-    keep: &mut impl FnMut(&Sourced) -> bool,
-) -> Result<u64> {
-    let target = rewritten(log.path());
-    match fs::remove_file(&target) {
-        Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::store("remove", target, e)),
-    }
-    let fresh = EventLog::open(&target, fsync)?;
-    let mut dropped = 0;
-    for record in log.replay(0)? {
-        let (seq, bytes) = record?;
-        // A dropped event leaves an empty record, so that numbers (and the decision ids made of them) stay unique.
-        if bytes.is_empty()
-            || keep(&Sourced {
-                worker,
-                seq,
-                stamped: Stamped::decode(&bytes)?,
-            })
-        {
-            fresh.append(&bytes)?;
-        } else {
-            fresh.append(&[])?;
-            dropped += 1;
-        }
-    }
-    fresh.flush()?;
-    fresh.close()?;
-    Ok(dropped)
-}
-
-fn swap_in(path: &Path) -> Result<()> {
-    let from = rewritten(path);
-    fs::rename(&from, path).map_err(|e| Error::store("replace", path, e))?;
-    let lock = PathBuf::from(format!("{}.lock", from.display()));
-    match fs::remove_file(&lock) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::store("remove", lock, e)),
-        _ => {}
-    }
-    crate::store::atomic::sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 /// The merged history of all writers, read as it is iterated.

@@ -5,7 +5,7 @@
 
 use super::atomic::{self, parent};
 use super::reader::{self, Replay};
-use super::record::{self, HEADER, Header, Next};
+use super::record::{self, HEADER, Header, Identity, Next};
 use super::writer::{Writer, set_len};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -43,7 +43,7 @@ impl Default for Fsync {
 pub struct EventLog {
     writer: Arc<Writer>,
     /// Held while the log is open. Not in `Writer`, which a flusher keeps alive: a forked child that drops its copy of the log
-    /// must not keep the lock.
+    /// must not keep the lock of a parent that was killed.
     lock: Mutex<Option<File>>,
     truncated_bytes: u64,
 }
@@ -67,9 +67,12 @@ impl EventLog {
             .open(&path)
             .map_err(|e| io("open", e))?;
         let length = file.metadata().map_err(|e| io("open", e))?.len();
-        let (seqs, valid) = match reader::read_header(&path)?.1 {
-            Header::FirstSeq(first) => valid_prefix(&file, first, length).map_err(|e| io("read", e))?,
-            Header::Unborn => (0..0, 0),
+        let (id, next_seq, valid) = match reader::read_header(&path)?.1 {
+            Header::Log(id) => {
+                let (next_seq, end) = valid_prefix(&file, id.first_seq, length).map_err(|e| io("read", e))?;
+                (id, next_seq, end)
+            }
+            Header::Unborn => (Identity::FRESH, 0, 0),
         };
         let truncated_bytes = length - valid;
         if truncated_bytes > 0 {
@@ -77,7 +80,7 @@ impl EventLog {
         }
         if valid == 0 {
             (&file)
-                .write_all(&record::header(0))
+                .write_all(&record::header(id))
                 .map_err(|e| io("create", e))?;
         }
         if fsync != Fsync::None && (valid == 0 || truncated_bytes > 0) {
@@ -86,7 +89,7 @@ impl EventLog {
         }
         let end = valid.max(HEADER as u64);
         Ok(Self {
-            writer: Arc::new(Writer::new(path, fsync, file, seqs, end)),
+            writer: Arc::new(Writer::new(path, fsync, file, id, next_seq, end)),
             lock: Mutex::new(Some(lock)),
             truncated_bytes,
         })
@@ -123,6 +126,14 @@ impl EventLog {
         self.writer.drop_before(seq)
     }
 
+    /// Empties the records that `keep` refuses, for good; numbers stay. Returns how many.
+    ///
+    /// Written and put in place as by [`EventLog::checkpoint`]: afterwards no file of the log holds the refused payloads.
+    /// Empty records are not asked about.
+    pub fn rewrite(&self, keep: impl FnMut(u64, &[u8]) -> Result<bool>) -> Result<u64> {
+        self.writer.rewrite(keep)
+    }
+
     /// Forces everything that was appended to the disk, whatever the policy.
     pub fn flush(&self) -> Result<()> {
         self.writer.flush()
@@ -132,7 +143,11 @@ impl EventLog {
     pub fn close(&self) -> Result<()> {
         let closed = self.writer.close();
         if !matches!(closed, Ok(false)) {
-            *self.lock.lock() = None;
+            if let Some(lock) = self.lock.lock().take() {
+                // Said aloud, because forked children may still hold copies of the handle. An error would only mean that
+                // the lock goes with the last of them.
+                let _ = lock.unlock();
+            }
         }
         closed.map(|_| ())
     }
@@ -250,8 +265,8 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Sequence numbers and end of the longest valid prefix.
-fn valid_prefix(file: &File, first_seq: u64, length: u64) -> io::Result<(Range<u64>, u64)> {
+/// Next sequence number and end of the longest valid prefix.
+fn valid_prefix(file: &File, first_seq: u64, length: u64) -> io::Result<(u64, u64)> {
     let mut input = BufReader::with_capacity(1 << 16, file);
     let (mut seq, mut end) = (first_seq, HEADER as u64);
     input.seek(SeekFrom::Start(end))?;
@@ -261,7 +276,7 @@ fn valid_prefix(file: &File, first_seq: u64, length: u64) -> io::Result<(Range<u
                 end += size;
                 seq += 1;
             }
-            _ => return Ok((first_seq..seq, end)),
+            _ => return Ok((seq, end)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Reading the event log: replay inside the writing process, tailing from another one.
 
-use super::record::{self, HEADER, Header, Next};
+use super::record::{self, HEADER, Header, Identity, Next};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -77,8 +77,8 @@ impl Iterator for Replay {
 #[derive(Debug)]
 pub struct EventLogReader {
     path: PathBuf,
-    /// First sequence number of the file that `at` belongs to; a checkpoint replaces the file and changes it.
-    first_seq: Option<u64>,
+    /// The file that `at` belongs to; a checkpoint or rewrite puts another one in its place.
+    file: Option<Identity>,
     at: u64,
     next_seq: u64,
     missed: u64,
@@ -91,7 +91,7 @@ impl EventLogReader {
         read_header(path)?;
         Ok(Self {
             path: path.into(),
-            first_seq: None,
+            file: None,
             at: HEADER as u64,
             next_seq: from_seq,
             missed: 0,
@@ -102,19 +102,19 @@ impl EventLogReader {
     /// is one). A record that is still being written is left for the next call.
     pub fn poll(&mut self, max_bytes: usize) -> Result<Vec<(u64, Vec<u8>)>> {
         let (mut file, header) = read_header(&self.path)?;
-        let Header::FirstSeq(first) = header else {
+        let Header::Log(id) = header else {
             return Ok(Vec::new());
         };
         let io = |e| Error::store("read", &self.path, e);
         let size = file.metadata().map_err(io)?.len();
         let mut seq = self.next_seq;
-        if self.first_seq != Some(first) {
-            // First poll, or a checkpoint put another file here: find our place by sequence number.
-            self.missed += first.saturating_sub(self.next_seq);
-            self.next_seq = self.next_seq.max(first);
-            self.first_seq = Some(first);
+        if self.file != Some(id) {
+            // First poll, or another file: find our place by sequence number.
+            self.missed += id.first_seq.saturating_sub(self.next_seq);
+            self.next_seq = self.next_seq.max(id.first_seq);
+            self.file = Some(id);
             self.at = HEADER as u64;
-            seq = first;
+            seq = id.first_seq;
         }
         if size < self.at {
             return Err(Error::corrupt(
@@ -142,7 +142,7 @@ impl EventLogReader {
         }
         if seq < self.next_seq {
             // Not there yet: start over next time, the numbers before `from_seq` still have to be passed.
-            self.first_seq = None;
+            self.file = None;
         }
         Ok(out)
     }

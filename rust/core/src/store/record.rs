@@ -1,6 +1,7 @@
 //! Layout of the event log on disk.
 //!
-//! Header, 24 bytes: `b"SONA-LOG" | version u32 | first sequence number u64 | crc32 u32` (of the 20 bytes before it).
+//! Header, 28 bytes: `b"SONA-LOG" | version u32 | generation u32 | first sequence number u64 | crc32 u32` (of what is before
+//! it). The generation counts rewrites, so that a reader knows that its position in the file is of no use any more.
 //! Record: `len u32 | seq u64 | crc32 u32 | payload`; the checksum covers length, sequence number and payload, so that a
 //! flip anywhere in the record shows. Little endian throughout.
 
@@ -13,19 +14,36 @@ pub const MAX_PAYLOAD: usize = 1 << 28;
 
 /// No log gets here (at 10⁶ records a second it takes 146,000 years); a file that claims it is hostile.
 const MAX_SEQ: u64 = 1 << 62;
-pub(super) const HEADER: usize = 24;
+pub(super) const HEADER: usize = 28;
 pub(super) const RECORD_HEAD: usize = 16;
 const MAGIC: &[u8; 8] = b"SONA-LOG";
 const VERSION: u32 = 1;
 
-/// Header of a log whose first record has number `first_seq`.
-pub(super) fn header(first_seq: u64) -> [u8; HEADER] {
+/// Which file a log is: changes whenever records are dropped or rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Rewrites so far.
+    pub generation: u32,
+    /// Number of the first record.
+    pub first_seq: u64,
+}
+
+impl Identity {
+    pub(super) const FRESH: Self = Self {
+        generation: 0,
+        first_seq: 0,
+    };
+}
+
+/// The header of a log.
+pub(super) fn header(id: Identity) -> [u8; HEADER] {
     let mut h = [0; HEADER];
     h[..8].copy_from_slice(MAGIC);
     h[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    h[12..20].copy_from_slice(&first_seq.to_le_bytes());
-    let sum = crc32fast::hash(&h[..20]);
-    h[20..].copy_from_slice(&sum.to_le_bytes());
+    h[12..16].copy_from_slice(&id.generation.to_le_bytes());
+    h[16..24].copy_from_slice(&id.first_seq.to_le_bytes());
+    let sum = crc32fast::hash(&h[..24]);
+    h[24..].copy_from_slice(&sum.to_le_bytes());
     h
 }
 
@@ -33,8 +51,8 @@ pub(super) fn header(first_seq: u64) -> [u8; HEADER] {
 pub(super) enum Header {
     /// Nothing yet, or the torn header of a log that was just being created: it holds no record.
     Unborn,
-    /// A log whose first record has this number.
-    FirstSeq(u64),
+    /// A log.
+    Log(Identity),
 }
 
 /// Judges the first (up to [`HEADER`]) bytes of the file at `path`.
@@ -42,7 +60,7 @@ pub(super) fn parse_header(path: &Path, h: &[u8]) -> Result<Header> {
     let fail = |reason: String| Err(Error::corrupt(format!("event log {}", path.display()), reason));
     if h.len() < HEADER {
         // Only a fresh log is created in place, so only its header can be torn.
-        return if header(0).starts_with(h) {
+        return if header(Identity::FRESH).starts_with(h) {
             Ok(Header::Unborn)
         } else {
             fail("not an event log (no header)".into())
@@ -55,14 +73,17 @@ pub(super) fn parse_header(path: &Path, h: &[u8]) -> Result<Header> {
     if version != VERSION {
         return fail(format!("layout version {version}, this build reads {VERSION}"));
     }
-    let first = u64_at(h, 12);
-    if h[..HEADER] != header(first) {
+    let id = Identity {
+        generation: u32_at(h, 12),
+        first_seq: u64_at(h, 16),
+    };
+    if h[..HEADER] != header(id) {
         return fail("header checksum does not match".into());
     }
-    if first > MAX_SEQ {
-        return fail(format!("impossible first sequence number {first}"));
+    if id.first_seq > MAX_SEQ {
+        return fail(format!("impossible first sequence number {}", id.first_seq));
     }
-    Ok(Header::FirstSeq(first))
+    Ok(Header::Log(id))
 }
 
 /// Appends the record to `out`.

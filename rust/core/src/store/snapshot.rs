@@ -4,7 +4,7 @@ use super::atomic;
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,8 @@ const KIND: Kind = Kind {
 const PREFIX: &str = "snapshot-";
 const SUFFIX: &str = ".sona";
 
-/// A directory of snapshots named by version. Safe to share between threads; one process should write.
+/// A directory of snapshots named by version. Safe to share between threads and processes: whoever writes waits for the
+/// lock of the file `lock` in the directory.
 ///
 /// A file holds its own version number under its checksum, so that one copied over another is noticed. Anything in the
 /// directory that is not a regular file, symbolic links among them, is not read.
@@ -33,16 +34,19 @@ impl SnapshotStore {
         let dir = dir.as_ref();
         fs::create_dir_all(dir).map_err(|e| Error::store("create", dir, e))?;
         let dir = fs::canonicalize(dir).map_err(|e| Error::store("open", dir, e))?;
-        for name in file_names(&dir)? {
-            if name.strip_suffix(".tmp").and_then(parse).is_some() {
-                atomic::remove_if_there(&dir.join(name))?;
-            }
-        }
-        Ok(Self {
+        let store = Self {
             dir,
             saves: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
-        })
+        };
+        let lock = store.lock()?;
+        for name in file_names(&store.dir)? {
+            if name.strip_suffix(".tmp").and_then(parse).is_some() {
+                atomic::remove_if_there(&store.dir.join(name))?;
+            }
+        }
+        drop(lock);
+        Ok(store)
     }
 
     /// Saves `state` as `version`, durably, and returns its file. A version that exists is replaced whole.
@@ -52,6 +56,7 @@ impl SnapshotStore {
         payload.extend_from_slice(&version.to_le_bytes());
         payload.extend_from_slice(state);
         let sealed = codec::seal(KIND, &payload);
+        let _lock = self.lock()?;
         atomic::replace(&path, |w| {
             w.write_all(&sealed).map_err(|e| Error::store("write", &path, e))
         })?;
@@ -113,6 +118,7 @@ impl SnapshotStore {
         if keep == 0 {
             return Err(Error::value("keep", "at least 1", keep));
         }
+        let _lock = self.lock()?;
         let versions = self.versions()?;
         let mut whole = 0;
         let mut oldest_kept = versions.len();
@@ -136,6 +142,7 @@ impl SnapshotStore {
 
     /// Removes one version, durably. True if it was there.
     pub fn remove(&self, version: u64) -> Result<bool> {
+        let _lock = self.lock()?;
         let was_there = atomic::remove_if_there(&self.path(version))?;
         if was_there {
             atomic::sync_dir(&self.dir)?;
@@ -165,9 +172,31 @@ impl SnapshotStore {
         ])
     }
 
+    /// Waits until no other thread or process writes here.
+    fn lock(&self) -> Result<Lock> {
+        let path = self.dir.join("lock");
+        OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .and_then(|file| file.lock().map(|()| Lock(file)))
+            .map_err(|e| Error::store("lock", path, e))
+    }
+
     /// Versions are numbers, so no name can lead out of the directory.
     fn path(&self, version: u64) -> PathBuf {
         self.dir.join(format!("{PREFIX}{version:020}{SUFFIX}"))
+    }
+}
+
+/// A lock that is given up when this goes, even if a child was forked meanwhile and holds a copy of the handle.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // An error would only mean that the lock goes with the handle.
+        let _ = self.0.unlock();
     }
 }
 
@@ -250,6 +279,27 @@ mod tests {
         assert_eq!(store.prune(9).unwrap(), [0; 0]);
         assert_eq!(store.latest().unwrap().unwrap().0, 4);
         assert!(store.remove(4).unwrap() && !store.remove(4).unwrap());
+    }
+
+    #[test]
+    fn writers_of_one_directory_take_turns() {
+        let (_dir, store) = store();
+        std::thread::scope(|s| {
+            for thread in 0..4u8 {
+                let dir = store.directory();
+                s.spawn(move || {
+                    for round in 0..20u64 {
+                        let own = SnapshotStore::open(dir).unwrap();
+                        own.save(&vec![thread; 10_000], round).unwrap();
+                        own.prune(3).unwrap();
+                        let state = own.latest().unwrap().unwrap().1;
+                        assert!(state.iter().all(|b| *b == state[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(store.skipped.load(Ordering::Relaxed), 0);
+        assert_eq!(store.versions().unwrap(), [17, 18, 19]);
     }
 
     #[cfg(unix)]

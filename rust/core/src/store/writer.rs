@@ -2,15 +2,15 @@
 
 use super::atomic::{self, parent};
 use super::event_log::Fsync;
-use super::record::{self, HEADER, Next};
+use super::record::{self, HEADER, Identity, Next};
 use crate::error::{Error, Result};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub(super) struct Writer {
     state: Mutex<State>,
     wake: Condvar,
     open: AtomicBool,
+    generation: AtomicU32,
     pub first_seq: AtomicU64,
     pub next_seq: AtomicU64,
     /// Size of the file.
@@ -52,7 +53,14 @@ struct State {
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, fsync: Fsync, file: File, seqs: Range<u64>, end: u64) -> Self {
+    pub(super) fn new(
+        path: PathBuf,
+        fsync: Fsync,
+        file: File,
+        id: Identity,
+        next_seq: u64,
+        end: u64,
+    ) -> Self {
         Self {
             path,
             fsync,
@@ -61,14 +69,15 @@ impl Writer {
                 file: Some(Arc::new(file)),
                 buffer: Vec::new(),
                 torn: false,
-                synced_seq: seqs.end,
+                synced_seq: next_seq,
                 flusher: None,
                 sync_failed: None,
             }),
             wake: Condvar::new(),
             open: AtomicBool::new(true),
-            first_seq: AtomicU64::new(seqs.start),
-            next_seq: AtomicU64::new(seqs.end),
+            generation: AtomicU32::new(id.generation),
+            first_seq: AtomicU64::new(id.first_seq),
+            next_seq: AtomicU64::new(next_seq),
             end: AtomicU64::new(end),
             appends: AtomicU64::new(0),
             failed_appends: AtomicU64::new(0),
@@ -127,7 +136,7 @@ impl Writer {
         }
     }
 
-    /// Copies the records from `seq` on into a file that takes the log's place.
+    /// Drops the records before `seq`.
     pub(super) fn drop_before(&self, seq: u64) -> Result<()> {
         let (mut state, _) = self.enter("checkpoint")?;
         let (first, next) = (self.first_seq.load(Relaxed), self.next_seq.load(Relaxed));
@@ -138,9 +147,35 @@ impl Writer {
         if seq <= first {
             return Ok(());
         }
-        self.refuse_after_failed_sync(&state)?;
+        self.replace(&mut state, seq, |_, _| Ok(true))
+    }
+
+    /// Empties the records that `keep` refuses.
+    pub(super) fn rewrite(&self, mut keep: impl FnMut(u64, &[u8]) -> Result<bool>) -> Result<u64> {
+        let (mut state, _) = self.enter("rewrite")?;
+        let mut emptied = 0;
+        self.replace(&mut state, self.first_seq.load(Relaxed), |seq, payload| {
+            let kept = payload.is_empty() || keep(seq, payload)?;
+            emptied += u64::from(!kept);
+            Ok(kept)
+        })?;
+        Ok(emptied)
+    }
+
+    /// Puts a file with the records from `seq` on in the log's place; those that `keep` refuses are empty in it.
+    fn replace(
+        &self,
+        state: &mut State,
+        seq: u64,
+        keep: impl FnMut(u64, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        self.refuse_after_failed_sync(state)?;
+        let id = Identity {
+            generation: self.generation.load(Relaxed).wrapping_add(1),
+            first_seq: seq,
+        };
         let tmp = atomic::temporary(&self.path);
-        let replaced = self.copy_from(seq, &tmp).and_then(|new| {
+        let replaced = self.copy_into(&tmp, id, keep).and_then(|new| {
             fs::rename(&tmp, &self.path).map_err(|e| self.error("replace", e))?;
             Ok(new)
         });
@@ -150,8 +185,9 @@ impl Writer {
         })?;
         state.file = Some(Arc::new(file));
         state.torn = false;
-        state.synced_seq = next;
-        self.first_seq.store(seq, Relaxed);
+        state.synced_seq = self.next_seq.load(Relaxed);
+        self.generation.store(id.generation, Relaxed);
+        self.first_seq.store(id.first_seq, Relaxed);
         self.end.store(end, Relaxed);
         self.checkpoints.fetch_add(1, Relaxed);
         // If the rename may not last, neither may the records that would be appended to the new file from here on.
@@ -287,26 +323,39 @@ impl Writer {
         }
     }
 
-    /// Writes header and records from `seq` on to `tmp`, synced. Returns the new file and its size.
-    fn copy_from(&self, seq: u64, tmp: &Path) -> Result<(File, u64)> {
-        let at = |e| self.error("checkpoint", e);
+    /// Writes the header and the records from its first number on to `tmp`, synced. Returns the new file and its size.
+    fn copy_into(
+        &self,
+        tmp: &Path,
+        id: Identity,
+        mut keep: impl FnMut(u64, &[u8]) -> Result<bool>,
+    ) -> Result<(File, u64)> {
+        let at = |e| self.error("rewrite", e);
         let mut old = BufReader::with_capacity(1 << 16, File::open(&self.path).map_err(at)?);
-        let (mut position, end) = (HEADER as u64, self.end.load(Relaxed));
-        old.seek(SeekFrom::Start(position)).map_err(at)?;
-        for number in self.first_seq.load(Relaxed)..seq {
-            let left = end - position;
-            match record::read(&mut old, number, left, false, &mut Vec::new()).map_err(at)? {
-                (Next::Record, size) => position += size,
-                _ => return Err(record::damaged(&self.path, number)),
+        let mut left = self.end.load(Relaxed) - HEADER as u64;
+        old.seek(SeekFrom::Start(HEADER as u64)).map_err(at)?;
+        let file = atomic::create_temporary(tmp)?;
+        let mut new = BufWriter::with_capacity(1 << 16, &file);
+        new.write_all(&record::header(id)).map_err(at)?;
+        let (mut payload, mut encoded) = (Vec::new(), Vec::new());
+        let mut end = HEADER as u64;
+        for seq in self.first_seq.load(Relaxed)..self.next_seq.load(Relaxed) {
+            let kept = seq >= id.first_seq;
+            match record::read(&mut old, seq, left, kept, &mut payload).map_err(at)? {
+                (Next::Record, size) => left -= size,
+                _ => return Err(record::damaged(&self.path, seq)),
+            }
+            if kept {
+                encoded.clear();
+                let payload = if keep(seq, &payload)? { &*payload } else { &[] };
+                record::encode(seq, payload, &mut encoded);
+                new.write_all(&encoded).map_err(at)?;
+                end += encoded.len() as u64;
             }
         }
-        let mut old = old.into_inner();
-        old.seek(SeekFrom::Start(position)).map_err(at)?;
-        let mut file = atomic::create_temporary(tmp)?;
-        file.write_all(&record::header(seq)).map_err(at)?;
-        let kept = io::copy(&mut old.take(end - position), &mut file).map_err(at)?;
+        new.into_inner().map_err(|e| at(e.into_error()))?;
         file.sync_all().map_err(at)?;
-        Ok((file, HEADER as u64 + kept))
+        Ok((file, end))
     }
 }
 
