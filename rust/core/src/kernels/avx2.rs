@@ -69,6 +69,10 @@ impl Lanes for F32x8 {
         Self(_mm256_maskload_ps(p, mask(n)))
     }
     #[inline(always)]
+    unsafe fn fetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         _mm256_storeu_ps(p, self.0);
     }

@@ -47,6 +47,10 @@ impl Lanes for F32x16 {
         Self(_mm512_maskz_loadu_ps((1 << n) - 1, p))
     }
     #[inline(always)]
+    unsafe fn fetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         _mm512_storeu_ps(p, self.0);
     }

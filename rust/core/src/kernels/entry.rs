@@ -114,8 +114,24 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn best_two(products: &[f32], half_norms: &[f32], first: usize, out: &mut nearest::Nearest) {
-            nearest::best_two::<$lanes>(products.as_ptr(), half_norms, first, out);
+        unsafe fn nearest(
+            centroids: &[f32],
+            half_norms: &[f32],
+            d: usize,
+            points: &[f32],
+            out: &mut nearest::Nearest,
+        ) {
+            nearest::nearest_in::<$lanes>(centroids, half_norms, d, points, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn scores(centroids: &[f32], half_norms: &[f32], d: usize, points: &[f32], out: &mut [f32]) {
+            nearest::scores_in::<$lanes>(centroids, half_norms, d, points, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn accumulate(w: f64, x: &[f32], sums: &mut [f64]) {
+            nearest::accumulate_in_order(w, x, sums);
         }
 
         #[target_feature(enable = $features)]
@@ -157,7 +173,9 @@ macro_rules! entries {
             log_sum_exp,
             quantize_i8,
             tile,
-            best_two,
+            nearest,
+            scores,
+            accumulate,
             reach,
             reach_i32,
             dot_i8,

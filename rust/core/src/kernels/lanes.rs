@@ -15,6 +15,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// The first `n < N` lanes; the others are zero.
     unsafe fn load_part(p: *const f32, n: usize) -> Self;
+    /// Hints that `p` will be read; any address is allowed.
+    unsafe fn fetch(p: *const f32);
     unsafe fn store(self, p: *mut f32);
     /// Stores the first `n < N` lanes only.
     unsafe fn store_part(self, p: *mut f32, n: usize);

@@ -1,4 +1,4 @@
-//! Nearest of `k` centroids for a tile of points: a matrix product and the running best two of each point.
+//! Nearest of `k` centroids for a tile of points: a matrix product that is reduced before it leaves the registers.
 //!
 //! Points lie across the lanes, so the best and the runner-up of each need no horizontal step. The score is
 //! t = x·c − ‖c‖²/2, the largest of which is the nearest centroid (‖x − c‖² = ‖x‖² − 2t). Each product is one sum over the
@@ -7,15 +7,18 @@
     unsafe_op_in_unsafe_fn,
     reason = "one contract for the module, stated in `lanes`"
 )]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the same index walks several register arrays"
+)]
 
 #[cfg(target_arch = "x86_64")]
 use super::lanes::Lanes;
+use super::scalar;
 use super::tier::table;
 
-/// Points per tile.
-pub const TILE: usize = 64;
-/// Centroids per block of products, which stays in the first cache level.
-const BLOCK: usize = 48;
+/// Points per tile: with 256 dimensions a tile stays in the first cache level.
+pub const TILE: usize = 32;
 
 /// The two best scores of each point of a tile.
 pub struct Nearest {
@@ -23,9 +26,16 @@ pub struct Nearest {
     pub best: [f32; TILE],
     /// Second-largest score, −∞ with one centroid.
     pub second: [f32; TILE],
-    /// Centroid of the largest score, the lowest among equals.
-    pub index: [u32; TILE],
-    products: Vec<f32>,
+    /// Centroid of the largest score, the lowest among equals. In single precision, exact below 2²⁴.
+    index: [f32; TILE],
+}
+
+impl Nearest {
+    /// Centroid of the largest score of each point, the lowest among equals.
+    #[must_use]
+    pub fn indices(&self) -> [u32; TILE] {
+        self.index.map(|i| i as u32)
+    }
 }
 
 impl Default for Nearest {
@@ -33,14 +43,13 @@ impl Default for Nearest {
         Self {
             best: [f32::NEG_INFINITY; TILE],
             second: [f32::NEG_INFINITY; TILE],
-            index: [0; TILE],
-            products: vec![0.0; BLOCK * TILE],
+            index: [0.0; TILE],
         }
     }
 }
 
 /// Packs rows (each of length `d`) into the lanes of `tile` (d, [`TILE`]); lanes without a row become zero.
-pub fn pack_tile<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, d: usize, tile: &mut [f32]) {
+pub fn pack_tile<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone, d: usize, tile: &mut [f32]) {
     assert!(
         rows.len() <= TILE && tile.len() == d * TILE,
         "pack_tile: at most {TILE} rows, tile (d, {TILE})"
@@ -48,89 +57,213 @@ pub fn pack_tile<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, d: usize, t
     if rows.len() < TILE {
         tile.fill(0.0);
     }
-    for (lane, row) in rows.enumerate() {
-        for (slot, v) in tile[lane..].iter_mut().step_by(TILE).zip(row) {
-            *slot = *v;
+    // Sixteen columns at a time: what is written stays in the first cache level until its lines are full.
+    for first in (0..d).step_by(16) {
+        let last = d.min(first + 16);
+        let block = &mut tile[first * TILE..last * TILE];
+        for (lane, row) in rows.clone().enumerate() {
+            for (j, v) in row[first..last].iter().enumerate() {
+                block[j * TILE + lane] = *v;
+            }
         }
     }
 }
 
-/// out (n, [`TILE`]) = `rows` (n, d) · `tile` (d, [`TILE`]).
-pub fn tile_products(rows: &[f32], d: usize, tile: &[f32], out: &mut [f32]) {
+/// Scores of `centroids` (k, d) for each point of `tile` (d, [`TILE`]): out (k, [`TILE`]). `half_norms` (k) holds ‖c‖²/2.
+pub fn scores(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut [f32]) {
+    let k = half_norms.len();
     assert!(
-        d > 0 && tile.len() == d * TILE && rows.len().is_multiple_of(d) && out.len() == rows.len() / d * TILE,
-        "tile_products: expected rows (n, d), tile (d, {TILE}), out (n, {TILE})"
+        centroids.len() == k * d && tile.len() == d * TILE && out.len() == k * TILE,
+        "scores: expected centroids (k, d), half_norms (k), tile (d, {TILE}), out (k, {TILE})"
     );
     // SAFETY: the table is this processor's, the lengths agree.
-    unsafe { (table().tile)(rows, d, tile, TILE, out) };
+    unsafe { (table().scores)(centroids, half_norms, d, tile, out) };
 }
 
 /// The two best of `centroids` (k, d) for each point of `tile` (d, [`TILE`]); `half_norms` (k) holds ‖c‖²/2.
 pub fn nearest(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut Nearest) {
-    assert_eq!(
-        centroids.len(),
-        half_norms.len() * d,
-        "nearest: expected (k, d) and (k)"
+    assert!(
+        centroids.len() == half_norms.len() * d && tile.len() == d * TILE,
+        "nearest: expected centroids (k, d), half_norms (k), tile (d, {TILE})"
     );
-    out.best.fill(f32::NEG_INFINITY);
-    out.second.fill(f32::NEG_INFINITY);
-    let mut products = std::mem::take(&mut out.products);
-    for (b, (rows, half)) in centroids
-        .chunks(BLOCK * d)
-        .zip(half_norms.chunks(BLOCK))
-        .enumerate()
-    {
-        let block = &mut products[..half.len() * TILE];
-        tile_products(rows, d, tile, block);
-        // SAFETY: the table is this processor's, the block holds TILE products per centroid.
-        unsafe { (table().best_two)(block, half, b * BLOCK, out) };
-    }
-    out.products = products;
+    assert!(half_norms.len() < 1 << 24, "nearest: too many centroids");
+    *out = Nearest::default();
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().nearest)(centroids, half_norms, d, tile, out) };
 }
 
-/// Takes the scores of the centroids `first ..` into the best two; `products` is (n, [`TILE`]).
+/// Sums += w·x, in double precision.
+pub fn accumulate(w: f64, x: &[f32], sums: &mut [f64]) {
+    assert_eq!(x.len(), sums.len(), "accumulate: lengths differ");
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().accumulate)(w, x, sums) };
+}
+
+/// The reference of [`accumulate`]; inlined into each tier, whose registers it then uses.
+#[inline(always)]
+pub(super) fn accumulate_in_order(w: f64, x: &[f32], sums: &mut [f64]) {
+    for (s, v) in sums.iter_mut().zip(x) {
+        *s += w * f64::from(*v);
+    }
+}
+
+/// What becomes of the scores of a block.
+#[cfg(target_arch = "x86_64")]
+trait Sink {
+    /// Takes the scores of `R` centroids, the first of which is `first`, for the points at `lane ..`.
+    unsafe fn take<V: Lanes, const R: usize>(&mut self, scores: [[V; 2]; R], first: usize, lane: usize);
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Sink for &mut [f32] {
+    #[inline(always)]
+    unsafe fn take<V: Lanes, const R: usize>(&mut self, scores: [[V; 2]; R], first: usize, lane: usize) {
+        for r in 0..R {
+            let p = self.as_mut_ptr().add((first + r) * TILE + lane);
+            scores[r][0].store(p);
+            scores[r][1].store(p.add(V::N));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Sink for &mut Nearest {
+    #[inline(always)]
+    unsafe fn take<V: Lanes, const R: usize>(&mut self, scores: [[V; 2]; R], first: usize, lane: usize) {
+        for w in 0..2 {
+            let at = lane + w * V::N;
+            let mut best = V::load(self.best.as_ptr().add(at));
+            let mut second = V::load(self.second.as_ptr().add(at));
+            let mut pick = V::load(self.index.as_ptr().add(at));
+            for r in 0..R {
+                let t = scores[r][w];
+                second = second.max(t.min(best));
+                pick = t.pick(best, V::splat((first + r) as f32), pick);
+                best = best.max(t);
+            }
+            best.store(self.best.as_mut_ptr().add(at));
+            second.store(self.second.as_mut_ptr().add(at));
+            pick.store(self.index.as_mut_ptr().add(at));
+        }
+    }
+}
+
+/// Scores of `R` centroids for two registers of points. What lies at `ahead` is fetched meanwhile.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn best_two<V: Lanes>(
-    products: *const f32,
-    half_norms: &[f32],
-    first: usize,
-    out: &mut Nearest,
-) {
-    let mut picks = [0.0f32; TILE];
-    for lane in (0..TILE).step_by(V::N) {
-        let mut best = V::load(out.best.as_ptr().add(lane));
-        let mut second = V::load(out.second.as_ptr().add(lane));
-        // Positions within the block are exact in single precision; −1 stands for what was best before.
-        let mut pick = V::splat(-1.0);
-        for (c, half) in half_norms.iter().enumerate() {
-            let t = V::load(products.add(c * TILE + lane)).sub(V::splat(*half));
-            second = second.max(t.min(best));
-            pick = t.pick(best, V::splat(c as f32), pick);
-            best = best.max(t);
+unsafe fn block<V: Lanes, const R: usize>(
+    rows: *const f32,
+    half_norms: *const f32,
+    d: usize,
+    points: *const f32,
+    ahead: *const f32,
+) -> [[V; 2]; R] {
+    let mut acc = [[V::splat(0.0); 2]; R];
+    let (mut p, mut ahead) = (points, ahead);
+    for j in 0..d {
+        let (x, y) = (V::load(p), V::load(p.add(V::N)));
+        V::fetch(ahead);
+        V::fetch(ahead.wrapping_add(V::N));
+        for r in 0..R {
+            let c = V::splat(*rows.add(r * d + j));
+            acc[r][0] = x.fma(c, acc[r][0]);
+            acc[r][1] = y.fma(c, acc[r][1]);
         }
-        best.store(out.best.as_mut_ptr().add(lane));
-        second.store(out.second.as_mut_ptr().add(lane));
-        pick.store(picks.as_mut_ptr().add(lane));
+        p = p.add(TILE);
+        ahead = ahead.wrapping_add(TILE);
     }
-    for (index, pick) in out.index.iter_mut().zip(picks) {
-        if pick >= 0.0 {
-            *index = first as u32 + pick as u32;
+    for r in 0..R {
+        let half = V::splat(*half_norms.add(r));
+        acc[r][0] = acc[r][0].sub(half);
+        acc[r][1] = acc[r][1].sub(half);
+    }
+    acc
+}
+
+/// Scores of all centroids for a tile. Blocks are evenly filled, so that none is too narrow to hide latency.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn scan<V: Lanes>(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], mut sink: impl Sink) {
+    let k = half_norms.len();
+    let blocks = k.div_ceil(if V::WIDE { 12 } else { 6 });
+    for lane in (0..TILE).step_by(2 * V::N) {
+        let points = tile.as_ptr().add(lane);
+        let mut first = 0;
+        for b in 0..blocks {
+            let width = k / blocks + usize::from(b < k % blocks);
+            let (rows, half) = (centroids.as_ptr().add(first * d), half_norms.as_ptr().add(first));
+            // Tiles mostly follow one another in memory: the last block fetches the next one.
+            let ahead = if b + 1 == blocks {
+                points.wrapping_add(TILE * d)
+            } else {
+                points
+            };
+            macro_rules! widths {
+                ($($r:literal)*) => {
+                    match width {
+                        $($r => sink.take::<V, $r>(block(rows, half, d, points, ahead), first, lane),)*
+                        _ => unreachable!("blocks are at most 12 wide"),
+                    }
+                };
+            }
+            widths!(1 2 3 4 5 6 7 8 9 10 11 12);
+            first += width;
         }
     }
 }
 
-/// The reference of [`best_two`].
-pub(super) fn best_two_scalar(products: &[f32], half_norms: &[f32], first: usize, out: &mut Nearest) {
-    for (c, (line, half)) in products.chunks_exact(TILE).zip(half_norms).enumerate() {
-        for (p, product) in line.iter().enumerate() {
-            let t = product - half;
+/// [`nearest`] in one tier.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn nearest_in<V: Lanes>(
+    centroids: &[f32],
+    half_norms: &[f32],
+    d: usize,
+    tile: &[f32],
+    out: &mut Nearest,
+) {
+    scan::<V>(centroids, half_norms, d, tile, out);
+}
+
+/// [`scores`] in one tier.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn scores_in<V: Lanes>(
+    centroids: &[f32],
+    half_norms: &[f32],
+    d: usize,
+    tile: &[f32],
+    out: &mut [f32],
+) {
+    scan::<V>(centroids, half_norms, d, tile, out);
+}
+
+/// The reference of [`nearest`].
+pub(super) fn nearest_scalar(
+    centroids: &[f32],
+    half_norms: &[f32],
+    d: usize,
+    tile: &[f32],
+    out: &mut Nearest,
+) {
+    let mut line = [0.0f32; TILE];
+    for (c, (row, half)) in centroids.chunks_exact(d).zip(half_norms).enumerate() {
+        scores_scalar(row, &[*half], d, tile, &mut line);
+        for (p, t) in line.iter().enumerate() {
             out.second[p] = out.second[p].max(t.min(out.best[p]));
-            if t > out.best[p] {
-                out.best[p] = t;
-                out.index[p] = (first + c) as u32;
+            if *t > out.best[p] {
+                out.best[p] = *t;
+                out.index[p] = c as f32;
             }
         }
+    }
+}
+
+/// The reference of [`scores`].
+pub(super) fn scores_scalar(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut [f32]) {
+    scalar::tile(centroids, d, tile, TILE, out);
+    for (line, half) in out.chunks_exact_mut(TILE).zip(half_norms) {
+        line.iter_mut().for_each(|t| *t -= half);
     }
 }
 
@@ -157,11 +290,11 @@ mod tests {
             pack_tile(points.chunks_exact(d), d, &mut tile);
             for table in tiers().into_iter().filter_map(Table::of) {
                 let mut out = Nearest::default();
-                let mut products = vec![0.0; k * TILE];
+                let mut all = vec![0.0; k * TILE];
                 // SAFETY: the table is this processor's, the lengths agree.
                 unsafe {
-                    (table.tile)(&centroids, d, &tile, TILE, &mut products);
-                    (table.best_two)(&products, &half, 0, &mut out);
+                    (table.nearest)(&centroids, &half, d, &tile, &mut out);
+                    (table.scores)(&centroids, &half, d, &tile, &mut all);
                 }
                 for (p, x) in points.chunks_exact(d).enumerate() {
                     let mut scores: Vec<(f64, usize)> = centroids
@@ -183,10 +316,31 @@ mod tests {
                         Some(s) => assert!((f64::from(out.second[p]) - s.0).abs() < 1e-4),
                         None => assert_eq!(out.second[p], f32::NEG_INFINITY),
                     }
-                    let index = out.index[p] as usize;
+                    let index = out.indices()[p] as usize;
+                    assert_eq!(out.best[p].to_bits(), all[index * TILE + p].to_bits());
                     assert!((scores[0].0 - scores.iter().find(|s| s.1 == index).unwrap().0).abs() < 1e-4);
                     assert!(k == 1 || index != k - 1, "centroid 0 is the same and comes first");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_tier_accumulates_the_same_bits() {
+        for n in [0, 1, 7, 8, 33, 100] {
+            let mut r = rng::stream(n as u64, 1);
+            let x: Vec<f32> = (0..n).map(|_| rng::normal(&mut r) as f32).collect();
+            let start: Vec<f64> = (0..n).map(|_| rng::normal(&mut r)).collect();
+            let want: Vec<f64> = start
+                .iter()
+                .zip(&x)
+                .map(|(s, v)| s - 0.3 * f64::from(*v))
+                .collect();
+            for table in tiers().into_iter().filter_map(Table::of) {
+                let mut sums = start.clone();
+                // SAFETY: the table is this processor's, the lengths agree.
+                unsafe { (table.accumulate)(-0.3, &x, &mut sums) };
+                assert_eq!(sums, want, "{}", table.tier.name());
             }
         }
     }
@@ -207,7 +361,7 @@ mod tests {
             nearest(&centroids, &half, d, &tile, &mut alone);
             assert_eq!(whole.best[p].to_bits(), alone.best[0].to_bits());
             assert_eq!(whole.second[p].to_bits(), alone.second[0].to_bits());
-            assert_eq!(whole.index[p], alone.index[0]);
+            assert_eq!(whole.indices()[p], alone.indices()[0]);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Centroids as running sums over their members: only points that change cluster are added and subtracted.
 
 use super::points::{Points, parallel};
-use crate::kernels::nearest::{self, Nearest};
+use crate::kernels::nearest::{self, Nearest, accumulate};
 use crate::kernels::squared_l2;
 
 /// Label of a point that belongs to no cluster yet.
@@ -99,9 +99,7 @@ impl Centroids {
                 let w = f64::from(points.weight(i));
                 let mut add = |label: u32, w: f64| {
                     let at = label as usize * part.width;
-                    for (s, v) in part.sums[at..at + part.width].iter_mut().zip(x) {
-                        *s += w * f64::from(*v);
-                    }
+                    accumulate(w, x, &mut part.sums[at..at + part.width]);
                 };
                 if counted[i] != NONE {
                     add(counted[i], -w);

@@ -14,6 +14,8 @@ const DOWN: f32 = 1.0 - 4.0 * f32::EPSILON;
 
 /// A tile with at least this many open points is scanned whole: gathering a point costs about as much as scanning it.
 const DENSE: usize = TILE / 2;
+/// One tile in so many tells whether the bounds settle enough points to be worth testing.
+const PROBE: usize = 16;
 
 pub(super) struct Bounds {
     upper: Vec<f32>,
@@ -95,28 +97,36 @@ fn half_distances(centroids: &Centroids) -> Vec<f32> {
 impl Part<'_> {
     fn assign(mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
         let max_norm = centroids.max_norm();
+        let (mut probed, mut open) = (0, 0);
+        for start in (0..self.labels.len()).step_by(TILE * PROBE) {
+            let end = (start + TILE).min(self.labels.len());
+            probed += end - start;
+            open += (start..end)
+                .filter(|&p| !self.settled(p, points, centroids, reach, max_norm))
+                .count();
+        }
+        let hopeless = 2 * open > probed;
         let mut out = Nearest::default();
         let mut waiting: Vec<usize> = Vec::with_capacity(2 * TILE);
         let mut gathered = vec![0.0f32; TILE * points.d];
         for start in (0..self.labels.len()).step_by(TILE) {
             let end = (start + TILE).min(self.labels.len());
             let before = waiting.len();
-            waiting.extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
-            if waiting.len() - before >= DENSE {
+            if !hopeless {
+                waiting
+                    .extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
+            }
+            if hopeless || waiting.len() - before >= DENSE {
                 waiting.truncate(before);
                 centroids.nearest(points.tile((self.first + start) / TILE), &mut out);
-                for p in start..end {
-                    self.store(p, p - start, &out, points, max_norm);
-                }
+                self.store(start..end, &out, points, max_norm);
             }
             while waiting.len() >= TILE || (end == self.labels.len() && !waiting.is_empty()) {
                 let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
                 let rows = batch.iter().map(|p| points.row(self.first + p));
                 pack_tile(rows, points.d, &mut gathered);
                 centroids.nearest(&gathered, &mut out);
-                for (lane, p) in batch.into_iter().enumerate() {
-                    self.store(p, lane, &out, points, max_norm);
-                }
+                self.store(batch.into_iter(), &out, points, max_norm);
             }
         }
     }
@@ -148,18 +158,26 @@ impl Part<'_> {
         clear(self.upper[p], self.lower[p])
     }
 
-    /// Takes over label and bounds of point `p` from lane `lane` of a scan.
-    fn store(&mut self, p: usize, lane: usize, out: &Nearest, points: &Points<'_>, max_norm: f32) {
-        let i = self.first + p;
-        let error = points.error_bound(i, max_norm);
-        self.labels[p] = out.index[lane];
-        self.upper[p] = (points.squared_distance(i, out.best[lane]) + error)
-            .max(0.0)
-            .sqrt()
-            * UP;
-        self.lower[p] = (points.squared_distance(i, out.second[lane]) - error)
-            .max(0.0)
-            .sqrt()
-            * DOWN;
+    /// Takes over labels and bounds of `scanned`, whose lanes are in order.
+    fn store(
+        &mut self,
+        scanned: impl Iterator<Item = usize>,
+        out: &Nearest,
+        points: &Points<'_>,
+        max_norm: f32,
+    ) {
+        for (lane, (p, label)) in scanned.zip(out.indices()).enumerate() {
+            let i = self.first + p;
+            let error = points.error_bound(i, max_norm);
+            self.labels[p] = label;
+            self.upper[p] = (points.squared_distance(i, out.best[lane]) + error)
+                .max(0.0)
+                .sqrt()
+                * UP;
+            self.lower[p] = (points.squared_distance(i, out.second[lane]) - error)
+                .max(0.0)
+                .sqrt()
+                * DOWN;
+        }
     }
 }

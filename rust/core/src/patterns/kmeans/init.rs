@@ -6,7 +6,7 @@
 
 use super::centroids::half_norms;
 use super::points::{Points, parallel};
-use crate::kernels::nearest::{Nearest, TILE, nearest, pack_tile, tile_products};
+use crate::kernels::nearest::{Nearest, TILE, nearest, pack_tile, scores};
 use crate::kernels::squared_l2;
 use crate::rng::{ChaCha8Rng, RngExt, stream};
 
@@ -207,14 +207,14 @@ impl Jury {
     fn pick(&mut self, points: &Points<'_>, draws: &[usize]) -> usize {
         let rows: Vec<f32> = draws.iter().flat_map(|&c| points.row(c)).copied().collect();
         let half = half_norms(&rows, self.d);
-        let mut products = vec![0.0f32; draws.len() * TILE];
+        let mut block = vec![0.0f32; draws.len() * TILE];
         let mut after = vec![vec![0.0f32; self.members.len()]; draws.len()];
         for (t, tile) in self.tiles.chunks_exact(TILE * self.d).enumerate() {
-            tile_products(&rows, self.d, tile, &mut products);
-            for ((after, products), half) in after.iter_mut().zip(products.chunks_exact(TILE)).zip(&half) {
+            scores(&rows, &half, self.d, tile, &mut block);
+            for (after, scores) in after.iter_mut().zip(block.chunks_exact(TILE)) {
                 let members = t * TILE..self.members.len().min((t + 1) * TILE);
-                for (m, product) in members.zip(products) {
-                    let d2 = points.squared_distance(self.members[m], product - half);
+                for (m, score) in members.zip(scores) {
+                    let d2 = points.squared_distance(self.members[m], *score);
                     after[m] = self.d2[m].min(d2.max(0.0));
                 }
             }

@@ -36,7 +36,7 @@ pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut
         let mut out = Nearest::default();
         for (t, labels) in labels.chunks_mut(TILE).enumerate() {
             centroids.nearest(points.tile(p * part / TILE + t), &mut out);
-            labels.copy_from_slice(&out.index[..labels.len()]);
+            labels.copy_from_slice(&out.indices()[..labels.len()]);
         }
     });
 }

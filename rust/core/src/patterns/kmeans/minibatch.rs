@@ -34,7 +34,7 @@ pub(super) fn iterate(
         for (picks, labels) in picks.chunks(TILE).zip(labels.chunks_mut(TILE)) {
             pack_tile(picks.iter().map(|&i| points.row(i)), d, &mut tile);
             centroids.nearest(&tile, &mut out);
-            labels.copy_from_slice(&out.index[..labels.len()]);
+            labels.copy_from_slice(&out.indices()[..labels.len()]);
         }
         let largest = step(points, centroids, &picks, &labels, &mut mass);
         iterations += 1;
