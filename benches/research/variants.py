@@ -84,3 +84,6 @@ VARIANTS |= {
 VARIANTS["final"] = (replace(NEW, soft=True, em_recall=True), Engine)
 VARIANTS["final.hard"] = (replace(NEW, em_recall=True), Engine)
 VARIANTS["final.05"] = (replace(NEW, soft=True, em_recall=True, start_arm=(0.05, 0.5)), Engine)
+VARIANTS["final.em.05"] = (replace(VARIANTS["final"][0], em_tau=0.05), Engine)
+VARIANTS["final.noem"] = (replace(VARIANTS["final"][0], em=False, eta=0.6), Engine)
+VARIANTS["final.rec"] = (replace(EM, em_recall=True), Engine)
