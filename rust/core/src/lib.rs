@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod codec;
+pub mod dreams;
 pub mod engine;
 pub mod error;
 pub mod item;

@@ -1,6 +1,7 @@
 //! `sona._core`: conversions, errors and GIL handling around `sona-core`. No logic lives here.
 
 mod arrays;
+mod dreams;
 mod engine;
 mod errors;
 mod items;
@@ -9,6 +10,7 @@ mod lora;
 mod patterns;
 mod store;
 mod trajectory;
+mod view;
 
 use pyo3::prelude::*;
 
@@ -19,6 +21,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     trajectory::register(m)?;
     lora::register(m)?;
     patterns::register(m)?;
+    dreams::register(m)?;
     store::register(m)?;
     engine::register(m)
 }

@@ -143,22 +143,28 @@ impl Factors {
         Ok(())
     }
 
-    /// Rows of `x` `(n, d)` through [`Self::forward_into`]; `out` is written only if all are finite.
+    /// Rows of `x` `(n, d)` through [`Self::forward_into`]; stops at the first row that is not finite.
+    #[inline]
     pub fn forward_rows(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
-        check_dim("out", x.len(), out.len())?;
-        check_finite("x", x)?;
-        for (x, y) in x.chunks_exact(self.dim).zip(out.chunks_exact_mut(self.dim)) {
-            self.forward_into(x, y)?;
-        }
-        Ok(())
+        self.rows(x, out, Self::forward_into)
     }
 
-    /// Rows of `x` `(n, d)` through [`Self::delta_into`]; `out` is written only if all are finite.
+    /// Rows of `x` `(n, d)` through [`Self::delta_into`]; stops at the first row that is not finite.
     pub fn delta_rows(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        self.rows(x, out, Self::delta_into)
+    }
+
+    #[inline(always)]
+    fn rows(
+        &self,
+        x: &[f32],
+        out: &mut [f32],
+        f: impl Fn(&Self, &[f32], &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
         check_dim("out", x.len(), out.len())?;
-        check_finite("x", x)?;
-        for (x, y) in x.chunks_exact(self.dim).zip(out.chunks_exact_mut(self.dim)) {
-            self.delta_into(x, y)?;
+        let rows = x.chunks_exact(self.dim).zip(out.chunks_exact_mut(self.dim));
+        for (i, (x, y)) in rows.enumerate() {
+            f(self, x, y).map_err(|e| at_row(e, i * self.dim))?;
         }
         Ok(())
     }
@@ -167,24 +173,37 @@ impl Factors {
     /// ∂A = s·(Bᵀg)xᵀ into `da` `(rank, d)`, ∂B = s·g(Ax)ᵀ into `db` `(d, rank)`.
     pub fn add_gradients(&self, x: &[f32], g: &[f32], weight: f32, da: &mut [f32], db: &mut [f32]) {
         let (d, k, s) = (self.dim, self.rank, self.scale * weight);
-        for r in 0..k {
-            let row = r * d..(r + 1) * d;
-            let back: f32 = self.b.chunks_exact(k).zip(g).map(|(b, g)| b[r] * g).sum();
-            let hidden = s * kernels::dot(&self.a[row.clone()], x);
-            if back != 0.0 {
-                kernels::axpy(s * back, x, &mut da[row]);
-            }
-            for (o, g) in db.chunks_exact_mut(k).zip(g) {
-                o[r] += hidden * g;
+        if k <= 2 {
+            kernels::low_rank_grad(x, g, &self.a, &self.b, k, s, da, db);
+            return;
+        }
+        for (back, row) in self.back_project(g).iter().zip(da.chunks_exact_mut(d)) {
+            kernels::axpy(s * back, x, row);
+        }
+        let mut hidden = vec![0.0; k];
+        kernels::gemv(&self.a, d, x, &mut hidden);
+        for (row, g) in db.chunks_exact_mut(k).zip(g) {
+            for (o, h) in row.iter_mut().zip(&hidden) {
+                *o += s * g * h;
             }
         }
+    }
+
+    /// Bᵀg.
+    fn back_project(&self, g: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; self.rank];
+        for (row, g) in self.b.chunks_exact(self.rank).zip(g) {
+            for (o, b) in out.iter_mut().zip(row) {
+                *o += b * g;
+            }
+        }
+        out
     }
 
     /// ∂L/∂x = g + s·Aᵀ(Bᵀg).
     pub fn input_gradient(&self, g: &[f32], dx: &mut [f32]) {
         dx.copy_from_slice(g);
-        for (r, a) in self.a.chunks_exact(self.dim).enumerate() {
-            let back: f32 = self.b.chunks_exact(self.rank).zip(g).map(|(b, g)| b[r] * g).sum();
+        for (back, a) in self.back_project(g).iter().zip(self.a.chunks_exact(self.dim)) {
             kernels::axpy(self.scale * back, a, dx);
         }
     }
@@ -202,6 +221,19 @@ impl Factors {
             self.input_gradient(g, dx);
         }
         Ok((da, db, dx))
+    }
+}
+
+/// The flat index of a value that is not finite, in the whole batch.
+#[cold]
+fn at_row(err: Error, start: usize) -> Error {
+    match err {
+        Error::NotFinite { name, index, value } => Error::NotFinite {
+            name,
+            index: index + start,
+            value,
+        },
+        other => other,
     }
 }
 

@@ -16,7 +16,7 @@ const KIND: Kind = Kind {
     version: 1,
 };
 /// Largest dimension that state may claim.
-const MAX_DIM: usize = 1 << 24;
+pub(super) const MAX_DIM: usize = 1 << 24;
 
 /// How a [`MicroLora`] learns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -287,7 +287,7 @@ impl MicroLora {
         size_of::<Self>()
             + floats * size_of::<f32>()
             + self.optimizer.nbytes()
-            + self.ring.nbytes()
+            + self.ring.nbytes(self.config.hidden_dim)
             + self.anchor.as_ref().map_or(0, Anchor::nbytes)
     }
 

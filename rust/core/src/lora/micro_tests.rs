@@ -156,7 +156,8 @@ fn the_ring_forgets_after_256_queries() {
 #[test]
 fn hostile_state_is_refused() {
     let good = lora(4, 2, |_| {});
-    let cases: Vec<Box<dyn Fn(&mut MicroLora)>> = vec![
+    type Edit = Box<dyn Fn(&mut MicroLora)>;
+    let cases: Vec<Edit> = vec![
         Box::new(|l| l.config.rank = 1),
         Box::new(|l| l.config.hidden_dim = usize::MAX),
         Box::new(|l| l.grad_a = vec![0.0; 3]),

@@ -1,12 +1,23 @@
 //! Adapters: the fast low-rank one, the slow layered one, optimisers, merging, pools, quantisation and exchange files.
 
+mod base;
+mod contrastive;
 mod factors;
 mod micro;
 mod optim;
+pub mod peft;
+mod pool;
+pub mod quant;
+mod quantized;
 mod shared;
+mod svd;
 mod trust;
 
+pub use base::{BaseConfig, BaseLora};
 pub use factors::Factors;
 pub use micro::{ApplyReport, MicroConfig, MicroLora};
 pub use optim::{Optimizer, Rule, clip_by_norm};
-pub use shared::SharedMicroLora;
+pub use pool::{AdapterPool, PoolConfig};
+pub use quantized::QuantizedMicroLora;
+pub use shared::{SharedBaseLora, SharedMicroLora};
+pub use svd::{Merged, merge_products};

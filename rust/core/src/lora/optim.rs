@@ -335,10 +335,10 @@ fn walk2(
 }
 
 /// `g` scaled down to length `max_norm` if it is longer; the former length.
-pub fn clip_by_norm(g: &mut [f32], max_norm: f32) -> f64 {
+pub fn clip_by_norm(g: &mut [f32], max_norm: f64) -> f64 {
     let norm = g.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-    if norm > f64::from(max_norm) {
-        kernels::scale((f64::from(max_norm) / norm) as f32, g);
+    if norm > max_norm {
+        kernels::scale((max_norm / norm) as f32, g);
     }
     norm
 }

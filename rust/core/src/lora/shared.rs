@@ -1,5 +1,6 @@
-//! One fast adapter for many threads: readers never wait for the writer.
+//! Adapters for many threads: readers never wait for the writer.
 
+use super::base::BaseLora;
 use super::factors::Factors;
 use super::micro::{ApplyReport, MicroLora};
 use crate::error::Result;
@@ -75,6 +76,11 @@ impl SharedMicroLora {
         self.state.lock().lora.accumulate_parts(x, ascent, weight)
     }
 
+    /// [`MicroLora::reset`].
+    pub fn discard(&self) {
+        self.state.lock().lora.reset();
+    }
+
     /// [`MicroLora::apply`].
     pub fn apply(&self, learning_rate: Option<f64>) -> Result<ApplyReport> {
         let mut writer = self.state.lock();
@@ -83,5 +89,55 @@ impl SharedMicroLora {
             self.publish(writer);
         }
         Ok(report)
+    }
+}
+
+/// A [`BaseLora`] behind a mutex, with the factors of each layer published for lock-free reading.
+#[derive(Debug)]
+pub struct SharedBaseLora {
+    live: Vec<ArcSwap<Factors>>,
+    state: Mutex<BaseLora>,
+}
+
+impl SharedBaseLora {
+    /// Shares `lora`.
+    pub fn new(lora: BaseLora) -> Result<Self> {
+        let live = (0..lora.config().num_layers)
+            .map(|i| Ok(ArcSwap::from_pointee(lora.factors(i)?.clone())))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            live,
+            state: Mutex::new(lora),
+        })
+    }
+
+    /// Number of layers.
+    #[must_use]
+    pub fn num_layers(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The published factors of a layer, to be kept; `None` if there is no such layer. Never waits.
+    #[must_use]
+    pub fn snapshot(&self, layer: usize) -> Option<Arc<Factors>> {
+        self.live.get(layer).map(ArcSwap::load_full)
+    }
+
+    /// Reads the whole state.
+    pub fn read<T>(&self, f: impl FnOnce(&BaseLora) -> T) -> T {
+        f(&self.state.lock())
+    }
+
+    /// Changes the state and publishes every layer whose factors are different now.
+    pub fn write<T>(&self, f: impl FnOnce(&mut BaseLora) -> Result<T>) -> Result<T> {
+        let mut state = self.state.lock();
+        let out = f(&mut state)?;
+        for (i, live) in self.live.iter().enumerate() {
+            let now = state.factors(i)?;
+            if **live.load() != *now {
+                live.store(Arc::new(now.clone()));
+            }
+        }
+        Ok(out)
     }
 }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// How many queries are looked back at.
 pub(super) const RING: usize = 256;
 
+/// Rows by which the ring grows.
+const GROWTH: usize = 16;
+
 /// The last [`RING`] queries; grows as they come.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct QueryRing {
@@ -20,6 +23,9 @@ impl QueryRing {
     pub(super) fn push(&mut self, x: &[f32]) {
         let d = x.len();
         if self.rows.len() < RING * d {
+            if self.rows.len() == self.rows.capacity() {
+                self.rows.reserve_exact(GROWTH * d);
+            }
             self.rows.extend_from_slice(x);
         } else {
             self.rows[self.next * d..(self.next + 1) * d].copy_from_slice(x);
@@ -32,8 +38,9 @@ impl QueryRing {
         self.next = 0;
     }
 
-    pub(super) fn nbytes(&self) -> usize {
-        self.rows.capacity() * size_of::<f32>()
+    /// A function of what is held alone, so that budgets act alike before and after a restart.
+    pub(super) fn nbytes(&self, d: usize) -> usize {
+        self.rows.len().next_multiple_of(GROWTH * d) * size_of::<f32>()
     }
 
     pub(super) fn validate(&self, d: usize) -> Result<()> {

@@ -9,12 +9,13 @@ use crate::error::{Error, Result};
 use crate::rng::{self, RngExt};
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 /// What happens when a record comes and the buffer is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// The oldest goes.
     DropOldest,
@@ -57,7 +58,7 @@ struct Entry<T> {
 }
 
 /// Counters of a buffer at one moment. `recorded = stored + drained + dropped` whenever no call is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BufferStats {
     /// Calls of [`TrajectoryBuffer::record`].
     pub recorded: u64,
@@ -95,7 +96,8 @@ pub struct TrajectoryBuffer<T> {
 impl<T> TrajectoryBuffer<T> {
     /// Room for `capacity` records and, if given, at most `max_bytes`.
     pub fn new(capacity: usize, policy: Policy, max_bytes: Option<usize>, seed: u64) -> Result<Self> {
-        const LIMIT: usize = 1 << 28;
+        // A queue allocates its places at once; this also bounds what saved state may ask for.
+        const LIMIT: usize = 1 << 24;
         if capacity == 0 || capacity > LIMIT {
             return Err(Error::config("capacity", format!("1 to {LIMIT}"), capacity));
         }

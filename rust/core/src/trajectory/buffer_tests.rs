@@ -91,7 +91,7 @@ fn nothing_is_lost_between_concurrent_producers_and_a_consumer() {
                     let mut turn = 0u32;
                     while !done.load(Acquire) {
                         turn += 1;
-                        if turn % 3 == 0 {
+                        if turn.is_multiple_of(3) {
                             assert!(b.peek(Some(5)).len() <= 5);
                         }
                         got.extend(b.drain(Some(50)));

@@ -20,6 +20,20 @@ pub enum SignalKind {
     Choice,
 }
 
+impl SignalKind {
+    /// The public name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trajectory => "trajectory",
+            Self::Gradient => "gradient",
+            Self::Ranking => "ranking",
+            Self::Relevance => "relevance",
+            Self::Choice => "choice",
+        }
+    }
+}
+
 /// A direction for the adapter's output at one input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearningSignal {

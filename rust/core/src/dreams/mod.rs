@@ -1,0 +1,5 @@
+//! Memory graph, dreams and consolidation.
+
+mod edges;
+
+pub use edges::EdgeWeights;

@@ -1,0 +1,387 @@
+//! The slow adapter: one pair of factors per layer, trained in the background and exportable.
+
+use super::contrastive::in_batch;
+use super::factors::Factors;
+use super::micro::MAX_DIM;
+use super::optim::{Optimizer, Rule, check_rate};
+use super::svd::merge_products;
+use crate::codec::{self, Kind};
+use crate::error::{Error, Result, check_dim, check_finite};
+use crate::kernels;
+use crate::metrics::Metrics;
+use crate::rng::{self, RngExt};
+use serde::{Deserialize, Serialize};
+
+const KIND: Kind = Kind {
+    tag: *b"BLRA",
+    version: 1,
+};
+/// Values in all factors together that state or a constructor may ask for (4 GB).
+const MAX_VALUES: usize = 1 << 30;
+
+/// How a [`BaseLora`] is shaped and learns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseConfig {
+    /// Length d of the vectors.
+    pub hidden_dim: usize,
+    /// Rank r.
+    pub rank: usize,
+    /// Number of layers.
+    pub num_layers: usize,
+    /// α; `None`: r.
+    pub alpha: Option<f64>,
+    /// Scale α/√r (Kalajdzievski 2023) instead of α/r.
+    pub use_rslora: bool,
+    /// Step size of [`BaseLora::train_step`].
+    pub learning_rate: f64,
+    /// Update rule.
+    pub rule: Rule,
+    /// Decoupled decay of both factors.
+    pub weight_decay: f64,
+    /// Seed of the A's.
+    pub seed: u64,
+}
+
+impl BaseConfig {
+    /// The public defaults.
+    #[must_use]
+    pub fn new(hidden_dim: usize, rank: usize, num_layers: usize) -> Self {
+        Self {
+            hidden_dim,
+            rank,
+            num_layers,
+            alpha: None,
+            use_rslora: false,
+            learning_rate: 1e-4,
+            rule: Rule::AdamW {
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+            },
+            weight_decay: 1e-4,
+            seed: 0,
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        for (name, v) in [
+            ("hidden_dim", self.hidden_dim),
+            ("rank", self.rank),
+            ("num_layers", self.num_layers),
+        ] {
+            if !(1..=MAX_DIM).contains(&v) {
+                return Err(Error::config(name, format!("1 to {MAX_DIM}"), v));
+            }
+        }
+        let values = 2u128 * self.hidden_dim as u128 * self.rank as u128 * self.num_layers as u128;
+        if values > MAX_VALUES as u128 {
+            return Err(Error::config(
+                "hidden_dim · rank · num_layers",
+                "a smaller adapter",
+                values,
+            ));
+        }
+        if let Some(a) = self.alpha.filter(|a| !a.is_finite()) {
+            return Err(Error::config("alpha", "a finite number", a));
+        }
+        check_rate("learning_rate", self.learning_rate)
+            .map_err(|_| Error::config("learning_rate", "a finite number, 0 or above", self.learning_rate))
+    }
+
+    fn scale(&self, alpha: f64) -> f32 {
+        let r = self.rank as f64;
+        (alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Layer {
+    factors: Factors,
+    optimizer: Optimizer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+struct Counters {
+    steps: u64,
+    rows: u64,
+    skipped_no_contrast: u64,
+    merges: u64,
+}
+
+/// y = x + (α/r)·B(Ax) for each layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseLora {
+    config: BaseConfig,
+    alpha: f64,
+    layers: Vec<Layer>,
+    counters: Counters,
+}
+
+impl BaseLora {
+    /// A is Kaiming-uniform with a = √5, that is uniform in ±1/√d (He 2015; Hu 2021); B = 0.
+    pub fn new(config: BaseConfig) -> Result<Self> {
+        config.validate()?;
+        let (d, r) = (config.hidden_dim, config.rank);
+        let alpha = config.alpha.unwrap_or(r as f64);
+        let bound = 1.0 / (d as f64).sqrt();
+        let mut layers = Vec::new();
+        for layer in 0..config.num_layers {
+            let mut rng = rng::stream(config.seed, layer as u64);
+            let a = (0..r * d)
+                .map(|_| ((2.0 * rng.random::<f64>() - 1.0) * bound) as f32)
+                .collect();
+            layers.push(Layer {
+                factors: Factors::new(d, r, config.scale(alpha), a, vec![0.0; r * d])?,
+                optimizer: Optimizer::new(config.rule, 2 * r * d, config.weight_decay, true)?,
+            });
+        }
+        Ok(Self {
+            config,
+            alpha,
+            layers,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Shape and learning.
+    #[must_use]
+    pub fn config(&self) -> &BaseConfig {
+        &self.config
+    }
+
+    /// α.
+    #[must_use]
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// Changes α, and with it the scale of every layer.
+    pub fn set_alpha(&mut self, alpha: f64) -> Result<()> {
+        if !alpha.is_finite() {
+            return Err(Error::value("alpha", "a finite number", alpha));
+        }
+        self.alpha = alpha;
+        let scale = self.config.scale(alpha);
+        for layer in &mut self.layers {
+            layer.factors.set_scale(scale);
+        }
+        Ok(())
+    }
+
+    fn check(&self, layer: usize) -> Result<()> {
+        if layer < self.layers.len() {
+            Ok(())
+        } else {
+            Err(Error::value(
+                "layer_idx",
+                format!("0 to {}", self.layers.len() - 1),
+                layer,
+            ))
+        }
+    }
+
+    /// The factors of a layer.
+    pub fn factors(&self, layer: usize) -> Result<&Factors> {
+        self.check(layer)?;
+        Ok(&self.layers[layer].factors)
+    }
+
+    /// Replaces A `(rank, d)` and B `(d, rank)` of a layer; its optimiser starts afresh.
+    pub fn set_factors(&mut self, layer: usize, a: Vec<f32>, b: Vec<f32>) -> Result<()> {
+        let f = self.factors(layer)?;
+        let new = Factors::new(f.dim(), f.rank(), f.scale(), a, b)?;
+        let layer = &mut self.layers[layer];
+        layer.factors = new;
+        layer.optimizer.reset();
+        Ok(())
+    }
+
+    /// All parameters of a layer: A, then B, row-major.
+    pub fn theta(&self, layer: usize) -> Result<Vec<f32>> {
+        let f = self.factors(layer)?;
+        Ok([f.a(), f.b()].concat())
+    }
+
+    /// Overwrites all parameters of a layer and keeps the optimiser's state: what a proximal pull does after a step.
+    pub fn set_theta(&mut self, layer: usize, theta: &[f32]) -> Result<()> {
+        let n = self.factors(layer)?.a().len();
+        check_dim("theta", 2 * n, theta.len())?;
+        check_finite("theta", theta)?;
+        let f = &mut self.layers[layer].factors;
+        f.a.copy_from_slice(&theta[..n]);
+        f.b.copy_from_slice(&theta[n..]);
+        f.refresh();
+        Ok(())
+    }
+
+    /// One optimiser step on the mean in-batch InfoNCE loss; returns the loss before it. Without a contrast (no rows, or
+    /// one row and no negatives) nothing happens and 0 is returned.
+    pub fn train_step(
+        &mut self,
+        layer: usize,
+        queries: &[f32],
+        positives: &[f32],
+        negatives: &[f32],
+        temperature: f64,
+        learning_rate: Option<f64>,
+    ) -> Result<f64> {
+        let d = self.factors(layer)?.dim();
+        let lr = learning_rate.unwrap_or(self.config.learning_rate);
+        check_rate("learning_rate", lr)?;
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return Err(Error::value(
+                "temperature",
+                "a finite number above 0",
+                temperature,
+            ));
+        }
+        check_dim("positives", queries.len(), positives.len())?;
+        for (name, x) in [
+            ("queries", queries),
+            ("positives", positives),
+            ("negatives", negatives),
+        ] {
+            if !x.len().is_multiple_of(d) {
+                return Err(Error::shape(
+                    name,
+                    format!("(n, {d})"),
+                    format!("{} values", x.len()),
+                ));
+            }
+            check_finite(name, x)?;
+        }
+        let n = queries.len() / d;
+        if n == 0 || (n == 1 && negatives.is_empty()) {
+            self.counters.skipped_no_contrast += 1;
+            return Ok(0.0);
+        }
+        let Layer { factors, optimizer } = &mut self.layers[layer];
+        let mut outputs = vec![0.0; queries.len()];
+        factors.forward_rows(queries, &mut outputs)?;
+        let (loss, grad) = in_batch(&outputs, positives, negatives, d, temperature);
+        let size = factors.a.len();
+        let (mut da, mut db) = (vec![0.0; size], vec![0.0; size]);
+        for (x, g) in queries.chunks_exact(d).zip(grad.chunks_exact(d)) {
+            factors.add_gradients(x, g, 1.0, &mut da, &mut db);
+        }
+        if !(loss.is_finite() && kernels::all_finite(&da) && kernels::all_finite(&db)) {
+            return Err(Error::Learning(
+                "the gradient overflowed; nothing was changed".into(),
+            ));
+        }
+        optimizer.step(
+            lr,
+            1.0,
+            &mut [
+                (factors.a.as_mut_slice(), da.as_slice()),
+                (factors.b.as_mut_slice(), db.as_slice()),
+            ],
+        );
+        factors.refresh();
+        self.counters.steps += 1;
+        self.counters.rows += n as u64;
+        Ok(loss)
+    }
+
+    /// (α/r)·BA of a layer, `(d, d)` row-major.
+    pub fn delta_weight(&self, layer: usize) -> Result<Vec<f32>> {
+        let d = self.factors(layer)?.dim();
+        self.merge_weights(&vec![0.0; d * d], layer)
+    }
+
+    /// W + (α/r)·BA for W `(d, d)` row-major.
+    pub fn merge_weights(&self, w: &[f32], layer: usize) -> Result<Vec<f32>> {
+        let f = self.factors(layer)?;
+        let d = f.dim();
+        check_dim("W", d * d, w.len())?;
+        check_finite("W", w)?;
+        let mut out = w.to_vec();
+        for (row, b) in out.chunks_exact_mut(d).zip(f.b().chunks_exact(f.rank())) {
+            for (b, a) in b.iter().zip(f.a().chunks_exact(d)) {
+                kernels::axpy(f.scale() * b, a, row);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Replaces a layer's delta by the best rank-r approximation of it plus the delta of `other`; returns the relative
+    /// error. Components that the sum does not need keep their row of A and a zero column of B, so that they can still
+    /// learn. The layer's optimiser starts afresh, because the factors have new axes.
+    pub fn merge_factors(&mut self, layer: usize, other: &Factors) -> Result<f64> {
+        let f = self.factors(layer)?;
+        check_dim("hidden_dim", f.dim(), other.dim())?;
+        let merged = merge_products(&[(1.0, f), (1.0, other)], f.rank())?;
+        let scale = f.scale();
+        if scale == 0.0 {
+            return Err(Error::value(
+                "alpha",
+                "other than 0, to hold a merged adapter",
+                self.alpha,
+            ));
+        }
+        let (mut a, mut b) = (merged.a, merged.b);
+        let used = merged.used * f.dim();
+        a[used..].copy_from_slice(&f.a()[used..]);
+        kernels::scale(1.0 / scale, &mut b);
+        self.set_factors(layer, a, b)?;
+        self.counters.merges += 1;
+        Ok(merged.relative_error)
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        let layer = |l: &Layer| {
+            size_of::<Layer>()
+                + (l.factors.a.len() + l.factors.b.len()) * size_of::<f32>()
+                + l.optimizer.nbytes()
+        };
+        size_of::<Self>() + self.layers.iter().map(layer).sum::<usize>()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let c = &self.counters;
+        vec![
+            ("steps", c.steps.into()),
+            ("rows", c.rows.into()),
+            ("skipped_no_contrast", c.skipped_no_contrast.into()),
+            ("merges", c.merges.into()),
+            ("nbytes", self.nbytes().into()),
+        ]
+    }
+
+    /// Serialises everything.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        codec::encode(KIND, self)
+    }
+
+    /// Reads back what [`Self::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let this: Self = codec::decode(KIND, bytes)?;
+        this.validate().map_err(|e| Error::corrupt("BaseLoRA state", e))?;
+        Ok(this)
+    }
+
+    /// Checks decoded state, wherever it was embedded.
+    pub fn validate(&self) -> Result<()> {
+        self.config.validate()?;
+        check_dim("layers", self.config.num_layers, self.layers.len())?;
+        if !self.alpha.is_finite() {
+            return Err(Error::value("alpha", "a finite number", self.alpha));
+        }
+        for layer in &self.layers {
+            layer.factors.validate()?;
+            layer.optimizer.validate()?;
+            check_dim("hidden_dim", self.config.hidden_dim, layer.factors.dim())?;
+            check_dim("rank", self.config.rank, layer.factors.rank())?;
+            check_dim("optimiser", 2 * layer.factors.a.len(), layer.optimizer.len())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "base_tests.rs"]
+mod tests;

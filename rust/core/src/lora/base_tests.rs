@@ -1,0 +1,119 @@
+use super::*;
+use crate::lora::{MicroConfig, MicroLora};
+
+fn draw(n: usize, seed: u64) -> Vec<f32> {
+    let mut g = rng::stream(seed, 5);
+    (0..n).map(|_| g.random::<f32>() - 0.5).collect()
+}
+
+fn base(d: usize, r: usize) -> BaseLora {
+    BaseLora::new(BaseConfig::new(d, r, 2)).unwrap()
+}
+
+#[test]
+fn the_training_gradient_equals_finite_differences() {
+    let (d, n) = (5, 4);
+    let (y, p, neg) = (draw(n * d, 1), draw(n * d, 2), draw(2 * d, 3));
+    for neg in [&neg[..], &[]] {
+        let (_, grad) = in_batch(&y, &p, neg, d, 0.4);
+        for i in 0..n * d {
+            let bump = |h: f32| {
+                let mut y = y.clone();
+                y[i] += h;
+                in_batch(&y, &p, neg, d, 0.4).0
+            };
+            let want = (bump(1e-2) - bump(-1e-2)) / 2e-2;
+            assert!((f64::from(grad[i]) - want).abs() < 2e-3, "{} {want}", grad[i]);
+        }
+    }
+}
+
+#[test]
+fn training_leaves_the_saddle_and_lowers_the_loss() {
+    let (d, n) = (16, 8);
+    let mut l = base(d, 4);
+    let (q, p) = (draw(n * d, 1), draw(n * d, 2));
+    let first = l.train_step(0, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+    let mut last = first;
+    for _ in 0..200 {
+        last = l.train_step(0, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+    }
+    assert!(last < 0.5 * first, "{first} -> {last}");
+    assert!(
+        l.factors(1).unwrap().is_identity(),
+        "the other layer is untouched"
+    );
+}
+
+#[test]
+fn merging_adds_the_deltas_and_keeps_components_alive() {
+    let d = 12;
+    let mut l = base(d, 4);
+    let mut m = MicroLora::new(MicroConfig::new(d, 2)).unwrap();
+    m.set_factors(draw(2 * d, 1), draw(2 * d, 2)).unwrap();
+    let x = draw(d, 3);
+    let (mut y0, mut y1) = (vec![0.0; d], vec![0.0; d]);
+    m.factors().forward_into(&x, &mut y0).unwrap();
+    assert!(l.merge_factors(1, m.factors()).unwrap() < 1e-9);
+    l.factors(1).unwrap().forward_into(&x, &mut y1).unwrap();
+    assert!(y0.iter().zip(&y1).all(|(a, b)| (a - b).abs() < 1e-5));
+    let f = l.factors(1).unwrap();
+    for r in 0..4 {
+        assert!(
+            kernels::norm(&f.a()[r * d..(r + 1) * d]) > 1e-3,
+            "row {r} is dead"
+        );
+    }
+    let w = l.merge_weights(&draw(d * d, 4), 1).unwrap();
+    let delta = l.delta_weight(1).unwrap();
+    assert!(
+        w.iter()
+            .zip(draw(d * d, 4))
+            .zip(delta)
+            .all(|((w, v), d)| (w - v - d).abs() < 1e-6)
+    );
+}
+
+#[test]
+fn no_contrast_is_a_counted_no_op() {
+    let mut l = base(4, 2);
+    assert_eq!(l.train_step(0, &[], &[], &[], 0.1, None).unwrap(), 0.0);
+    assert_eq!(
+        l.train_step(0, &[1.0; 4], &[1.0; 4], &[], 0.1, None).unwrap(),
+        0.0
+    );
+    assert!(l.metrics().contains(&("skipped_no_contrast", 2u64.into())));
+    assert!(l.train_step(2, &[], &[], &[], 0.1, None).is_err());
+    assert!(l.train_step(0, &[1.0; 4], &[1.0; 8], &[], 0.1, None).is_err());
+    assert!(
+        l.train_step(0, &[f32::NAN; 8], &[1.0; 8], &[], 0.1, None)
+            .is_err()
+    );
+}
+
+#[test]
+fn state_round_trips_and_hostile_state_is_refused() {
+    let mut a = base(6, 3);
+    let mut b = a.clone();
+    let (q, p) = (draw(30, 1), draw(30, 2));
+    for i in 0..6 {
+        a.train_step(i % 2, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+        b.train_step(i % 2, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+        b = BaseLora::from_bytes(&b.to_bytes().unwrap()).unwrap();
+    }
+    assert_eq!(a.to_bytes().unwrap(), b.to_bytes().unwrap());
+    for edit in [
+        (|l: &mut BaseLora| l.config.num_layers = 3) as fn(&mut BaseLora),
+        |l| l.config.rank = 2,
+        |l| l.layers[0].factors.b[0] = f32::INFINITY,
+        |l| l.alpha = f64::NAN,
+        |l| l.config.hidden_dim = usize::MAX / 2,
+    ] {
+        let mut bad = a.clone();
+        edit(&mut bad);
+        assert!(matches!(
+            BaseLora::from_bytes(&bad.to_bytes().unwrap()),
+            Err(Error::Corrupt { .. })
+        ));
+    }
+}
