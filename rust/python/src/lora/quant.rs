@@ -346,11 +346,7 @@ fn quantize_affine<'py>(
 /// [0.0, 0.49000000953674316, -2.0]
 #[pyfunction]
 #[pyo3(signature = (x, *, block=64))]
-fn quantize_nf4<'py>(
-    py: Python<'py>,
-    x: &Bound<'py, PyAny>,
-    block: i64,
-) -> PyResult<Blocks<'py>> {
+fn quantize_nf4<'py>(py: Python<'py>, x: &Bound<'py, PyAny>, block: i64) -> PyResult<Blocks<'py>> {
     let x = vector("x", x, None)?;
     let (codes, absmax) = quant::quantize_nf4(&x, block_size(block)?).py()?;
     Ok((PyArray1::from_vec(py, codes), PyArray1::from_vec(py, absmax)))
