@@ -4,7 +4,7 @@
     reason = "one contract for the module, stated in `lanes`"
 )]
 
-use super::lanes::{Bytes, Lanes};
+use super::lanes::{Bytes, Lanes, prefetch_row};
 
 #[inline(always)]
 unsafe fn row_sums<B: Bytes, const R: usize>(rows: [*const i8; R], q: *const i8, n: usize) -> [B::Acc; R] {
@@ -119,4 +119,37 @@ pub(super) unsafe fn reach<B: Bytes>(x: *const i32, n: usize, bar: i32) -> u64 {
         i += 1;
     }
     bits
+}
+
+/// Rows whose cache lines are on their way while four are summed.
+const AHEAD: usize = 8;
+
+/// The rows come from anywhere in memory.
+#[inline(always)]
+pub(super) unsafe fn gather_dot<B: Bytes>(
+    rows: *const i8,
+    d: usize,
+    index: &[usize],
+    q: *const i8,
+    out: &mut [i32],
+) {
+    for i in index.iter().take(AHEAD) {
+        prefetch_row(rows.add(i * d), d);
+    }
+    let bias = bias::<B>(q, d);
+    let (i4, i1) = index.as_chunks::<4>();
+    let (o4, o1) = out.as_chunks_mut::<4>();
+    for (b, (i, o)) in i4.iter().zip(o4).enumerate() {
+        for next in index.iter().skip(4 * b + AHEAD).take(4) {
+            prefetch_row(rows.add(next * d), d);
+        }
+        let s = B::sums4(row_sums::<B, 4>(i.map(|i| rows.wrapping_add(i * d)), q, d));
+        for (o, s) in o.iter_mut().zip(s) {
+            *o = s.wrapping_sub(bias);
+        }
+    }
+    for (i, o) in i1.iter().zip(o1) {
+        let [s] = row_sums::<B, 1>([rows.add(i * d)], q, d);
+        *o = B::sum(s).wrapping_sub(bias);
+    }
 }

@@ -11,7 +11,7 @@
     reason = "the same index walks several register arrays"
 )]
 
-use super::lanes::Lanes;
+use super::lanes::{Lanes, prefetch_row};
 
 /// Register sums of `R` rows against `q`.
 #[inline(always)]
@@ -176,11 +176,30 @@ pub(super) unsafe fn gather_dot<V: Lanes>(
 ) {
     let (i4, i1) = index.as_chunks::<4>();
     let (o4, o1) = out.as_chunks_mut::<4>();
-    for (i, o) in i4.iter().zip(o4) {
+    for (b, (i, o)) in i4.iter().zip(o4).enumerate() {
+        for next in index.iter().skip(4 * b + 4).take(4) {
+            prefetch_row(rows.add(next * d), 4 * d);
+        }
         *o = dot4::<V>(i.map(|i| rows.wrapping_add(i * d)), q, d);
     }
     for (i, o) in i1.iter().zip(o1) {
         *o = dot::<V>(rows.add(i * d), q, d);
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn gather_squared_l2<V: Lanes>(
+    rows: *const f32,
+    d: usize,
+    index: &[usize],
+    q: *const f32,
+    out: &mut [f32],
+) {
+    for (n, (i, o)) in index.iter().zip(out).enumerate() {
+        if let Some(next) = index.get(n + 2) {
+            prefetch_row(rows.add(next * d), 4 * d);
+        }
+        *o = squared_l2::<V>(q, rows.add(i * d), d);
     }
 }
 

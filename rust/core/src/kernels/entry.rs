@@ -42,6 +42,16 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
+        unsafe fn gather_squared_l2(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
+            dense::gather_squared_l2::<$lanes>(rows.as_ptr(), d, index, q.as_ptr(), out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn gather_dot_i8(rows: &[i8], d: usize, index: &[usize], q: &[i8], out: &mut [i32]) {
+            bytes::gather_dot::<$bytes>(rows.as_ptr(), d, index, q.as_ptr(), out);
+        }
+
+        #[target_feature(enable = $features)]
         unsafe fn weighted_sum_rows(rows: &[f32], d: usize, index: &[usize], w: &[f32], out: &mut [f32]) {
             dense::weighted_sum_rows::<$lanes>(rows.as_ptr(), d, index, w, out.as_mut_ptr());
         }
@@ -163,6 +173,8 @@ macro_rules! entries {
             all_finite,
             gemv,
             gather_dot,
+            gather_squared_l2,
+            gather_dot_i8,
             weighted_sum_rows,
             low_rank_apply,
             low_rank_apply_rows,

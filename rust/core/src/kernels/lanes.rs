@@ -4,6 +4,8 @@
 //! implementing type, and pointers are valid for the lanes that are touched. All of it is `inline(always)`, so that it
 //! takes on the `target_feature` of the entry point that instantiates it.
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 /// A register of `f32`.
 pub(super) trait Lanes: Copy {
     /// Lanes per register.
@@ -76,4 +78,13 @@ pub(super) trait Bytes: Copy {
     unsafe fn at_least(sums: *const i32, bar: i32) -> u32;
     unsafe fn sum(acc: Self::Acc) -> i32;
     unsafe fn sums4(acc: [Self::Acc; 4]) -> [i32; 4];
+}
+
+/// Asks for the cache lines of one row of `bytes` bytes.
+#[inline(always)]
+pub(super) fn prefetch_row<T>(row: *const T, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch reads nothing that the program can see, and SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(at)) };
+    }
 }

@@ -238,6 +238,30 @@ pub fn gather_dot(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut 
     unsafe { (table().gather_dot)(rows, d, index, q, out) }
 }
 
+/// out[i] = Σ (q − row `index[i]`)² for `rows` (n, d).
+#[inline]
+pub fn gather_squared_l2(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
+    check_index(rows.len(), d, index);
+    assert!(
+        q.len() == d && out.len() == index.len(),
+        "gather_squared_l2: expected q (d), one output per index"
+    );
+    // SAFETY: the table is this processor's, every row lies in `rows`, the lengths agree.
+    unsafe { (table().gather_squared_l2)(rows, d, index, q, out) }
+}
+
+/// out[i] = q · row `index[i]` of signed bytes in −127..=127, `rows` (n, d).
+#[inline]
+pub fn gather_dot_i8(rows: &[i8], d: usize, index: &[usize], q: &[i8], out: &mut [i32]) {
+    check_index(rows.len(), d, index);
+    assert!(
+        q.len() == d && out.len() == index.len(),
+        "gather_dot_i8: expected q (d), one output per index"
+    );
+    // SAFETY: the table is this processor's, every row lies in `rows`, the lengths agree.
+    unsafe { (table().gather_dot_i8)(rows, d, index, q, out) }
+}
+
 /// out += Σ wᵢ · row `index[i]` of `rows` (n, d).
 #[inline]
 pub fn weighted_sum_rows(rows: &[f32], d: usize, index: &[usize], w: &[f32], out: &mut [f32]) {
@@ -274,6 +298,15 @@ pub fn gemv_i8(rows: &[i8], d: usize, q: &[i8], out: &mut [i32]) {
 #[must_use]
 pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {
     select::top_k(values, k)
+}
+
+/// Asks for the cache lines of `x` ahead of use. Nothing happens where the processor has no such instruction.
+#[inline]
+pub fn prefetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    lanes::prefetch_row(x.as_ptr(), size_of_val(x));
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
 }
 
 fn check_index(len: usize, d: usize, index: &[usize]) {

@@ -156,6 +156,20 @@ pub fn gather_dot(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut 
     }
 }
 
+/// out[i] = Σ (q − row `index[i]`)² for `rows` (n, d).
+pub fn gather_squared_l2(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
+    for (i, o) in index.iter().zip(out) {
+        *o = squared_l2(q, &rows[i * d..(i + 1) * d]);
+    }
+}
+
+/// out[i] = q · row `index[i]` of signed bytes, `rows` (n, d).
+pub fn gather_dot_i8(rows: &[i8], d: usize, index: &[usize], q: &[i8], out: &mut [i32]) {
+    for (i, o) in index.iter().zip(out) {
+        *o = dot_i8(&rows[i * d..(i + 1) * d], q);
+    }
+}
+
 /// out += Σ wᵢ · row `index[i]` of `rows` (n, d).
 pub fn weighted_sum_rows(rows: &[f32], d: usize, index: &[usize], w: &[f32], out: &mut [f32]) {
     for (i, w) in index.iter().zip(w) {

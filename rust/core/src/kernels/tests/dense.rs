@@ -23,16 +23,19 @@ fn matrix_products_equal_dot_bit_for_bit() {
         for d in lengths() {
             for n in [0, 1, 2, 3, 4, 5, 9] {
                 let (rows, q) = (normal(n * d, 3), normal(d, 4));
-                let (mut out, mut gathered) = (vec![7.0; n], vec![7.0; n]);
+                let (mut out, mut gathered, mut squared) = (vec![7.0; n], vec![7.0; n], vec![7.0; n]);
                 let index: Vec<usize> = (0..n).rev().collect();
                 // SAFETY: the processor has this tier, rows are (n, d).
                 unsafe {
                     (t.gemv)(&rows, d, &q, &mut out);
                     (t.gather_dot)(&rows, d, &index, &q, &mut gathered);
+                    (t.gather_squared_l2)(&rows, d, &index, &q, &mut squared);
                     for i in 0..n {
                         let want = (t.dot)(&rows[i * d..(i + 1) * d], &q);
                         assert_eq!(out[i].to_bits(), want.to_bits());
                         assert_eq!(gathered[n - 1 - i].to_bits(), want.to_bits());
+                        let want = (t.squared_l2)(&rows[i * d..(i + 1) * d], &q);
+                        assert_eq!(squared[n - 1 - i].to_bits(), want.to_bits());
                     }
                 }
             }
@@ -74,13 +77,17 @@ fn byte_products_are_exact() {
         for d in lengths() {
             for n in [0, 1, 3, 4, 6] {
                 let (rows, q) = (bytes(n * d, 11), bytes(d, 12));
-                let mut out = vec![7; n];
+                let (mut out, mut gathered) = (vec![7; n], vec![7; n]);
+                let index: Vec<usize> = (0..n).rev().collect();
                 // SAFETY: the processor has this tier, rows are (n, d).
-                unsafe { (t.gemv_i8)(&rows, d, &q, &mut out) };
+                unsafe {
+                    (t.gemv_i8)(&rows, d, &q, &mut out);
+                    (t.gather_dot_i8)(&rows, d, &index, &q, &mut gathered);
+                }
                 for i in 0..n {
                     let row = &rows[i * d..(i + 1) * d];
                     let want = scalar::dot_i8(row, &q);
-                    assert_eq!(out[i], want);
+                    assert_eq!((out[i], gathered[n - 1 - i]), (want, want));
                     // SAFETY: the processor has this tier.
                     assert_eq!(unsafe { (t.dot_i8)(row, &q) }, want);
                 }

@@ -44,10 +44,11 @@ impl<'a> Probe<'a> {
     }
 
     /// Distances to the rows at `nodes`, into `out`.
-    pub fn distances(&self, rows: &Rows, nodes: &[u32], out: &mut Vec<f32>) {
+    pub fn distances(&self, rows: &Rows, nodes: &[usize], out: &mut Vec<f32>) {
         let d = rows.params.dim;
         let euclidean = rows.params.metric == Metric::Euclidean;
         out.clear();
+        out.resize(nodes.len(), f32::INFINITY);
         match (self, &rows.codes) {
             (
                 Self::Codes {
@@ -57,31 +58,35 @@ impl<'a> Probe<'a> {
                 },
                 Some(stored),
             ) => {
-                out.extend(nodes.iter().map(|&v| {
-                    let v = v as usize;
-                    let dot = kernels::dot_i8(codes, &stored.bytes[v * d..(v + 1) * d]) as f32;
-                    let product = scale * stored.scale[v] * dot;
-                    if euclidean {
-                        squared_norm + stored.squared_norm[v] - 2.0 * product
-                    } else {
-                        -product
+                // Link lists fit one block; longer lists come from building.
+                let mut dots = [0i32; BLOCK];
+                for (nodes, out) in nodes.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+                    let dots = &mut dots[..nodes.len()];
+                    kernels::gather_dot_i8(&stored.bytes, d, nodes, codes, dots);
+                    for ((o, dot), &v) in out.iter_mut().zip(dots).zip(nodes) {
+                        let product = scale * stored.scale[v] * *dot as f32;
+                        *o = if euclidean {
+                            squared_norm + stored.squared_norm[v] - 2.0 * product
+                        } else {
+                            -product
+                        };
                     }
-                }));
+                }
             }
-            (Self::Values(x), _) if euclidean => {
-                out.extend(
-                    nodes
-                        .iter()
-                        .map(|&v| kernels::squared_l2(x, rows.row(v as usize))),
-                );
-            }
+            (Self::Codes { .. }, None) => {}
+            (Self::Values(x), _) if euclidean => kernels::gather_squared_l2(&rows.data, d, nodes, x, out),
             (Self::Values(x), _) => {
-                out.extend(nodes.iter().map(|&v| -kernels::dot(x, rows.row(v as usize))));
+                kernels::gather_dot(&rows.data, d, nodes, x, out);
+                for o in out {
+                    *o = -*o;
+                }
             }
-            (Self::Codes { .. }, None) => out.resize(nodes.len(), f32::INFINITY),
         }
     }
 }
+
+/// Products at a time.
+const BLOCK: usize = 64;
 
 /// A node met by a search.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +142,7 @@ pub(super) struct Scratch {
     visited: Visited,
     /// The closest nodes found so far, nearest first.
     pub pool: Vec<Candidate>,
-    fresh: Vec<u32>,
+    fresh: Vec<usize>,
     distances: Vec<f32>,
 }
 
@@ -153,7 +158,7 @@ pub(super) fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> T) -> T {
 impl Scratch {
     /// Starts from one node.
     pub fn seed(&mut self, rows: &Rows, probe: &Probe<'_>, node: u32) {
-        probe.distances(rows, &[node], &mut self.distances);
+        probe.distances(rows, &[node as usize], &mut self.distances);
         self.pool.clear();
         self.pool.push(Candidate::new(self.distances[0], node));
     }
@@ -191,8 +196,12 @@ impl Scratch {
             self.fresh.clear();
             for &v in graph.links(level, self.pool[at].node) {
                 if self.visited.insert(v) {
-                    self.fresh.push(v);
+                    self.fresh.push(v as usize);
                 }
+            }
+            // Most likely the next to be expanded, unless something nearer is found now.
+            if let Some(next) = self.pool[at..].iter().find(|c| !c.expanded) {
+                graph.prefetch(level, next.node);
             }
             probe.distances(rows, &self.fresh, &mut self.distances);
             let mut first = at + 1;
@@ -204,7 +213,7 @@ impl Scratch {
                     self.pool.pop();
                 }
                 let place = self.pool.partition_point(|c| c.distance <= distance);
-                self.pool.insert(place, Candidate::new(distance, node));
+                self.pool.insert(place, Candidate::new(distance, node as u32));
                 first = first.min(place);
             }
             at = first;

@@ -3,6 +3,8 @@
 //! Nodes are row positions `0..len`. A directed link u → v that v does not return is noted at v ("one-way"), therefore
 //! the nodes that link to v are known at any time: those among v's own links that link back, and v's one-way list.
 
+use crate::kernels;
+
 /// Links per node above the bottom layer (Malkov & Yashunin 2018, parameter M).
 pub(super) const M: usize = 16;
 /// Links per node on the bottom layer.
@@ -75,6 +77,14 @@ impl Graph {
         };
         let count = words[at] as usize;
         &words[at + 1..at + 1 + count]
+    }
+
+    /// Asks for the links of `node` on the bottom layer ahead of use.
+    pub fn prefetch(&self, level: usize, node: u32) {
+        if level == 0 {
+            let at = node as usize * STRIDE;
+            kernels::prefetch(&self.bottom[at..at + STRIDE]);
+        }
     }
 
     fn links_mut(&mut self, level: usize, node: u32) -> &mut [u32] {

@@ -26,35 +26,43 @@ pub(super) fn draw_level(seed: u64, draw: u64) -> usize {
     (level as usize).min(MAX_LEVEL)
 }
 
-/// Algorithm 4: from candidates in rising distance, keep those that are nearer to the base than to anything kept.
+/// Algorithm 4: from candidates in rising distance, keeps those that are nearer to the base than to anything kept, then
+/// fills up to M with the nearest of the others (the paper's keepPrunedConnections).
 ///
-/// Of several equal rows one is kept (the comparison is not strict), so a crowd of duplicates cannot use up all links
-/// and cut itself off from the rest.
+/// Of several equal rows the first part keeps one, so a crowd of duplicates cannot use up all links and cut itself off.
 fn select(rows: &Rows, mut candidates: Vec<Candidate>, m: usize) -> Vec<u32> {
-    let mut kept = Vec::with_capacity(m);
+    let (mut kept, mut others) = (Vec::with_capacity(m), Vec::new());
     let (mut nodes, mut distances) = (Vec::new(), Vec::new());
     while kept.len() < m && !candidates.is_empty() {
+        nodes.clear();
+        nodes.extend(candidates.iter().map(|c| c.node as usize));
         let nearest = candidates.remove(0).node;
         kept.push(nearest);
-        nodes.clear();
-        nodes.extend(candidates.iter().map(|c| c.node));
         Probe::row(rows, nearest).distances(rows, &nodes, &mut distances);
-        let mut between = distances.iter();
-        candidates.retain(|c| between.next().is_some_and(|d| *d > c.distance));
+        let mut between = distances.iter().copied();
+        let itself = between.next().unwrap_or(f32::NEG_INFINITY);
+        others.extend(candidates.extract_if(.., |c| {
+            between.next().is_some_and(|d| d < c.distance || d <= itself)
+        }));
     }
+    others.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+    let room = m.min(M).saturating_sub(kept.len());
+    kept.extend(others.iter().take(room).map(|c| c.node));
     kept
 }
 
 /// Links of `base` chosen among `nodes`.
 fn choose(rows: &Rows, base: u32, nodes: &[u32], m: usize) -> Vec<u32> {
     let mut distances = Vec::new();
-    Probe::row(rows, base).distances(rows, nodes, &mut distances);
+    let places: Vec<usize> = nodes.iter().map(|&v| v as usize).collect();
+    Probe::row(rows, base).distances(rows, &places, &mut distances);
     let mut candidates: Vec<Candidate> = nodes
         .iter()
         .zip(&distances)
         .map(|(&v, &d)| Candidate::new(d, v))
         .collect();
-    candidates.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.node.cmp(&b.node)));
+    // Equal rows link to the latest of them: a band through the crowd, in which no one is forgotten.
+    candidates.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(b.node.cmp(&a.node)));
     select(rows, candidates, m)
 }
 
@@ -66,6 +74,34 @@ fn descend(graph: &Graph, rows: &Rows, probe: &Probe<'_>, entry: u32, level: usi
         scratch.search_layer(graph, rows, probe, l, 1);
     }
     scratch.restart(1);
+}
+
+/// What a new node may link to: the nodes found, and, where all of them are equal to it, the links of one of them, which
+/// lead out of the crowd (the paper's extendCandidates).
+fn candidates(
+    graph: &Graph,
+    rows: &Rows,
+    probe: &Probe<'_>,
+    level: usize,
+    found: &[Candidate],
+) -> Vec<Candidate> {
+    let mut all = found.to_vec();
+    let crowd = found.len() == BUILD_WIDTH && found[0].distance == found[BUILD_WIDTH - 1].distance;
+    if crowd {
+        let known: Vec<u32> = found.iter().map(|c| c.node).collect();
+        let out = graph.links(level, known[0]).iter().filter(|v| !known.contains(v));
+        let nodes: Vec<usize> = out.map(|&v| v as usize).collect();
+        let mut distances = Vec::new();
+        probe.distances(rows, &nodes, &mut distances);
+        all.extend(
+            nodes
+                .iter()
+                .zip(distances)
+                .map(|(&v, d)| Candidate::new(d, v as u32)),
+        );
+        all.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+    }
+    all
 }
 
 /// Algorithm 1 for the row at `node`, which has no links yet: the lists to write on layers `0..=level`.
@@ -80,7 +116,7 @@ pub(super) fn plan_insert(graph: &Graph, rows: &Rows, node: u32, level: usize) -
         for l in (0..=level.min(graph.level(entry))).rev() {
             scratch.restart(BUILD_WIDTH);
             scratch.search_layer(graph, rows, &probe, l, BUILD_WIDTH);
-            let links = select(rows, scratch.pool.clone(), M);
+            let links = select(rows, candidates(graph, rows, &probe, l, &scratch.pool), M);
             for &v in &links {
                 let mut theirs = graph.links(l, v).to_vec();
                 theirs.push(node);
@@ -103,20 +139,35 @@ pub(super) fn plan_insert(graph: &Graph, rows: &Rows, node: u32, level: usize) -
     edits
 }
 
-/// The lists to write so that nothing links to `node` or from it: whoever linked to it chooses again among its own
-/// links and those of the one that leaves.
+/// The lists to write so that nothing links to `node` or from it: whoever linked to it links instead to the nearest of
+/// those that it linked to. Choosing all links again costs three times as much and finds no more afterwards.
 pub(super) fn plan_remove(graph: &Graph, rows: &Rows, node: u32) -> Vec<Edit> {
     let mut edits = Vec::new();
+    let (mut heirs, mut distances) = (Vec::new(), Vec::new());
     for level in 0..=graph.level(node) {
-        let left = graph.links(level, node);
         for u in graph.incoming(level, node) {
-            let own = graph.links(level, u);
-            let mut nodes: Vec<u32> = own.iter().copied().filter(|&v| v != node).collect();
-            nodes.extend(left.iter().copied().filter(|v| *v != u && !own.contains(v)));
+            let mut links = graph.links(level, u).to_vec();
+            heirs.clear();
+            let left = graph.links(level, node).iter();
+            heirs.extend(
+                left.filter(|v| **v != u && !links.contains(v))
+                    .map(|&v| v as usize),
+            );
+            Probe::row(rows, u).distances(rows, &heirs, &mut distances);
+            let nearest = heirs
+                .iter()
+                .zip(&distances)
+                .min_by(|a, b| a.1.total_cmp(b.1).then(a.0.cmp(b.0)));
+            let at = links.iter().position(|&v| v == node);
+            match (at, nearest) {
+                (Some(at), Some((&heir, _))) => links[at] = heir as u32,
+                (Some(at), None) => drop(links.remove(at)),
+                (None, _) => {}
+            }
             edits.push(Edit {
                 level,
                 node: u,
-                links: choose(rows, u, &nodes, capacity(level)),
+                links,
             });
         }
         edits.push(Edit {
@@ -174,13 +225,13 @@ pub(super) fn search(graph: &Graph, rows: &Rows, query: &[f32], k: usize) -> Vec
     let bytes = rows.codes.is_some().then(|| ByteQuery::new(query));
     let probe = Probe::query(query, bytes.as_ref());
     let fetch = if bytes.is_some() { overfetch(k) } else { k };
-    let mut hits: Vec<Hit> = with_scratch(|scratch| {
+    let mut positions: Vec<usize> = with_scratch(|scratch| {
         descend(graph, rows, &probe, entry, 0, scratch);
         scratch.search_layer(graph, rows, &probe, 0, search_width(k));
-        let found = scratch.pool.iter().take(fetch);
-        found.map(|c| rows.hit(query, c.node as usize)).collect()
+        scratch.pool.iter().take(fetch).map(|c| c.node as usize).collect()
     });
-    hits.extend((graph.len()..rows.len()).map(|p| rows.hit(query, p)));
+    positions.extend(graph.len()..rows.len());
+    let mut hits = rows.hits(query, &positions);
     hits.sort_unstable_by(by_rank);
     hits.truncate(k);
     hits

@@ -8,6 +8,8 @@ mod params;
 mod rows;
 mod saved;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use flat::Hit;
 pub use params::{Kind, MAX_DIM, Metric, Params, Precision};
@@ -202,7 +204,7 @@ impl VectorIndex {
 
     fn prepare_queries(&self, name: &'static str, queries: &mut [f32], k: usize) -> Result<()> {
         let d = self.params.dim;
-        if queries.len() % d != 0 {
+        if !queries.len().is_multiple_of(d) {
             return Err(Error::Dimension {
                 name,
                 expected: d,
@@ -246,15 +248,8 @@ impl VectorIndex {
         let d = self.params.dim;
         self.prepare_queries("query", &mut queries, k)?;
         let state = self.state.read();
-        let mut ties = 0;
-        let hits = queries
-            .chunks_exact(d)
-            .map(|q| {
-                let (hits, tie) = state.search(q, k);
-                ties += u64::from(tie);
-                hits
-            })
-            .collect();
+        let (hits, ties): (Vec<_>, Vec<_>) = state.search_batch(&queries, k).into_iter().unzip();
+        let ties = ties.into_iter().filter(|tie| *tie).count() as u64;
         self.counters
             .queries
             .fetch_add((queries.len() / d) as u64, Relaxed);
@@ -268,10 +263,10 @@ impl VectorIndex {
         self.prepare_queries("queries", &mut queries, k)?;
         let state = self.state.read();
         let (mut wanted, mut right) = (0usize, 0usize);
-        for q in queries.chunks_exact(self.params.dim) {
+        let found = state.search_batch(&queries, k);
+        for (q, (hits, _)) in queries.chunks_exact(self.params.dim).zip(found) {
             let exact = flat::search(&state.rows, q, k, None).0;
             let Some(worst) = exact.last() else { continue };
-            let hits = state.search(q, k).0;
             wanted += exact.len();
             right += hits
                 .iter()

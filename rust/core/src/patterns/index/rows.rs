@@ -28,25 +28,8 @@ pub(super) struct Rows {
     pub position: HashMap<i64, u32>,
     pub data: Vec<f32>,
     pub codes: Option<Codes>,
-}
-
-/// Largest code; −128 is not used, so that codes are symmetric.
-const CODE_MAX: f32 = 127.0;
-
-/// Writes the codes of `x` and returns the scale. A zero vector gets scale 0.
-pub(super) fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
-    let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let scale = max / CODE_MAX;
-    // Below this the reciprocal overflows; such a row is zero for every purpose of a search.
-    if scale < f32::MIN_POSITIVE {
-        codes.fill(0);
-        return 0.0;
-    }
-    let inverse = CODE_MAX / max;
-    for (c, v) in codes.iter_mut().zip(x) {
-        *c = (v * inverse).round_ties_even() as i8;
-    }
-    scale
+    /// No row is longer.
+    longest: f32,
 }
 
 /// Squared norm that neither overflows nor underflows for finite float32 input.
@@ -107,6 +90,7 @@ impl Rows {
             position: HashMap::new(),
             data: Vec::new(),
             codes: (params.precision == Precision::Int8).then(Codes::default),
+            longest: 0.0,
         }
     }
 
@@ -148,19 +132,32 @@ impl Rows {
         &self.data[position * d..(position + 1) * d]
     }
 
-    /// Id and score of one row for a prepared query: the one definition that every search ends with, so that flat, int8,
-    /// batched and graph searches return equal bits for equal pairs.
-    pub fn hit(&self, query: &[f32], position: usize) -> Hit {
-        let row = self.row(position);
-        let score = match self.params.metric {
-            Metric::Cosine | Metric::Dot => kernels::dot(query, row),
-            Metric::Euclidean => -kernels::squared_l2(query, row),
-        };
-        // Adding 0 turns −0 into +0.
-        Hit {
-            id: self.ids[position],
-            score: score + 0.0,
+    /// Ids and scores of some rows for a prepared query: the one definition that every search ends with, so that flat,
+    /// int8, batched and graph searches return equal bits for equal pairs.
+    pub fn hits(&self, query: &[f32], positions: &[usize]) -> Vec<Hit> {
+        let mut scores = vec![0.0; positions.len()];
+        match self.params.metric {
+            Metric::Cosine | Metric::Dot => {
+                kernels::gather_dot(&self.data, self.params.dim, positions, query, &mut scores);
+            }
+            Metric::Euclidean => {
+                kernels::gather_squared_l2(&self.data, self.params.dim, positions, query, &mut scores);
+                kernels::scale(-1.0, &mut scores);
+            }
         }
+        // Adding 0 turns −0 into +0.
+        let hit = |(&p, s): (&usize, f32)| Hit {
+            id: self.ids[p],
+            score: s + 0.0,
+        };
+        positions.iter().zip(scores).map(hit).collect()
+    }
+
+    /// Bound on the difference between two orders of summing one product with `query`.
+    pub fn rounding(&self, query: &[f32]) -> f32 {
+        // Cauchy–Schwarz bounds the sum of magnitudes; each of d additions rounds by at most half an ulp of it.
+        let length = squared_norm(query).sqrt() as f32;
+        self.params.dim as f32 * f32::EPSILON * length * self.longest
     }
 
     /// Makes room for `more` rows: exactly, or a quarter of what is there if that is more, so that growth stays amortised
@@ -213,10 +210,14 @@ impl Rows {
 
     fn encode(&mut self, position: usize) {
         let d = self.params.dim;
+        self.longest = match self.params.metric {
+            Metric::Cosine => 1.0,
+            _ => self.longest.max(squared_norm(self.row(position)).sqrt() as f32),
+        };
         let Some(codes) = &mut self.codes else { return };
         let range = position * d..(position + 1) * d;
         let row = &self.data[range.clone()];
-        codes.scale[position] = quantize(row, &mut codes.bytes[range]);
+        codes.scale[position] = kernels::quantize_i8(row, &mut codes.bytes[range]);
         if let Some(s) = codes.squared_norm.get_mut(position) {
             *s = squared_norm(row) as f32;
         }
@@ -277,20 +278,6 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn codes_are_within_half_a_step(x in prop::collection::vec(-1e3f32..1e3, 1..70)) {
-            let mut codes = vec![0i8; x.len()];
-            let scale = quantize(&x, &mut codes);
-            for (c, v) in codes.iter().zip(&x) {
-                prop_assert!((f32::from(*c) * scale - v).abs() <= 0.5001 * scale + f32::MIN_POSITIVE);
-                prop_assert!(*c != i8::MIN);
-            }
-        }
-    }
-
     #[test]
     fn unit_length_survives_extreme_scales() {
         let params = Params::new(3);

@@ -156,14 +156,21 @@ impl State {
         }
     }
 
-    /// Best `k` rows for a prepared query, by the structure in use, and whether a tie forced a full rescoring.
-    pub fn search(&self, query: &[f32], k: usize) -> (Vec<Hit>, bool) {
-        match self.usable_graph() {
-            // Asking for a large share of the rows: reading all of them in order is cheaper, and exact.
-            Some(graph) if 8 * hnsw::search_width(k) < self.rows.len() => {
-                (hnsw::search(graph, &self.rows, query, k), false)
-            }
-            _ => flat::search(&self.rows, query, k, self.rows.codes.as_ref()),
+    /// The graph, if it covers enough and the `k` rows asked for are few enough: reading a large share of the rows in order
+    /// is cheaper, and exact.
+    fn graph_for(&self, k: usize) -> Option<&Graph> {
+        self.usable_graph()
+            .filter(|_| 8 * hnsw::search_width(k) < self.rows.len())
+    }
+
+    /// Best `k` rows for each prepared query, and whether a tie forced a full rescoring.
+    pub fn search_batch(&self, queries: &[f32], k: usize) -> Vec<(Vec<Hit>, bool)> {
+        match self.graph_for(k) {
+            Some(graph) => queries
+                .chunks_exact(self.rows.params.dim)
+                .map(|q| (hnsw::search(graph, &self.rows, q, k), false))
+                .collect(),
+            None => flat::search_batch(&self.rows, queries, k),
         }
     }
 }
