@@ -513,7 +513,7 @@ class Decision:
 
     @property
     def id(self) -> str | None:
-        """Id to give feedback to; None if the mode is "off"."""
+        """Id to give feedback to; None if the mode is "off", or it could not be written down (disk full)."""
     @property
     def ids(self) -> list[Any]:
         """Shown item ids, best first."""
@@ -591,7 +591,9 @@ class Engine:
 
         Raises
         ------
-        DimensionMismatch, ShapeError, NotFiniteError, ValueError, CapacityError (too many scopes), StoreError (disk)
+        DimensionMismatch, ShapeError, NotFiniteError, ValueError, CapacityError (too many scopes)
+
+        A full disk is no error here: the ranking is given, its `id` is None, and `metrics()["failed_writes"]` counts.
         """
     def feedback(
         self,

@@ -10,6 +10,7 @@ use super::scope::Scope;
 use super::{Engine, check_name};
 use crate::error::{Error, Result, check_dim, check_finite};
 use crate::rng::{RngExt, stream};
+use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,7 +41,7 @@ pub struct Request<'a> {
 /// A ranking.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// Id to give feedback to; `None` in mode off.
+    /// Id to give feedback to; `None` in mode off, and if the decision could not be written down (disk full).
     pub id: Option<DecisionId>,
     /// Positions in the caller's list, best first.
     pub order: Vec<u32>,
@@ -56,19 +57,21 @@ pub struct Decision {
     pub acted: bool,
 }
 
-/// An item listed twice would take two places.
-fn check_distinct(items: &[Arc<Item>]) -> Result<()> {
-    let mut hashes: Vec<u64> = items.iter().map(|i| i.hash).collect();
-    hashes.sort_unstable();
-    match hashes.windows(2).find(|w| w[0] == w[1]) {
+/// An item listed twice would take two places. Known items are one content to an id, so that the addresses tell; a new one may
+/// have the id of another with other content.
+fn check_distinct(items: &[Arc<Item>], all_known: bool) -> Result<()> {
+    let twice = if all_known {
+        let mut hashes: Vec<u64> = items.iter().map(|i| i.hash).collect();
+        hashes.sort_unstable();
+        let pair = hashes.windows(2).find(|w| w[0] == w[1]);
+        pair.and_then(|w| items.iter().find(|i| i.hash == w[0]))
+    } else {
+        let mut seen = FxHashSet::with_capacity_and_hasher(items.len(), Default::default());
+        items.iter().find(|i| !seen.insert(&i.id))
+    };
+    match twice {
         None => Ok(()),
-        Some(pair) => {
-            let twice = items
-                .iter()
-                .find(|i| i.hash == pair[0])
-                .map_or_else(String::new, |i| format!("{} twice", i.id));
-            Err(Error::value("ids", "distinct ids", twice))
-        }
+        Some(item) => Err(Error::value("ids", "distinct ids", format!("{} twice", item.id))),
     }
 }
 
@@ -127,14 +130,26 @@ impl Engine {
         }
         let _guard = self.enter()?;
         let mode = self.mode();
-        let scope = if mode == Mode::Off {
-            // Nothing is recorded: a scope of its own that nobody keeps.
-            Arc::new(Scope::new(request.scope, &self.config)?)
-        } else {
-            self.scope_or_new(request.scope)?
+        let scope = match self.scope(request.scope) {
+            Some(scope) if mode != Mode::Off => scope,
+            _ => {
+                // Nothing is recorded in mode off, and no scope comes to be by a request that is refused: both look into
+                // one that nobody keeps.
+                let nobodys = Arc::new(Scope::new(request.scope, &self.config)?);
+                if mode == Mode::Off {
+                    nobodys
+                } else {
+                    self.lookup(&nobodys, request)?;
+                    self.scope_or_new(request.scope)?
+                }
+            }
         };
-        let items = self.intern(&scope, request)?;
-        check_distinct(&items)?;
+        let (items, on_record) = match self.intern(&scope, request) {
+            Ok(items) => (items, true),
+            // The disk is full: the answer does not depend on it. The decision takes no feedback.
+            Err(Error::Store { .. }) => (self.lookup(&scope, request)?.0, false),
+            Err(e) => return Err(e),
+        };
         let live = scope.live.load_full();
         let listing = Listing::new(&items);
         let candidates = listing.candidates()?;
@@ -176,16 +191,27 @@ impl Engine {
             version: live.version,
             acted,
         };
-        if mode != Mode::Off {
-            decision.id = Some(self.record(&scope, request, items, &decision, number)?);
+        if mode != Mode::Off && on_record {
+            decision.id = match self.record(&scope, request, items, &decision, number) {
+                Ok(id) => Some(id),
+                Err(Error::Store { .. }) => None,
+                Err(e) => return Err(e),
+            };
         }
         Ok(decision)
     }
 
-    /// The items of a request; new ones enter the scope's table and (if durable) the journal, in that order of locks.
-    pub(super) fn intern(&self, scope: &Scope, request: &Request<'_>) -> Result<Vec<Arc<Item>>> {
+    /// The items of a request, and those of them that are new here or changed.
+    fn lookup(&self, scope: &Scope, request: &Request<'_>) -> Result<(Vec<Arc<Item>>, Vec<Arc<Item>>)> {
         let mut fresh = Vec::new();
         let items = scope.lookup(request.ids, request.vectors, self.config.dim, &mut fresh)?;
+        check_distinct(&items, fresh.is_empty())?;
+        Ok((items, fresh))
+    }
+
+    /// The items of a request; new ones enter the scope's table and (if durable) the journal, in that order of locks.
+    pub(super) fn intern(&self, scope: &Scope, request: &Request<'_>) -> Result<Vec<Arc<Item>>> {
+        let (items, fresh) = self.lookup(scope, request)?;
         if fresh.is_empty() || self.mode() == Mode::Off {
             return Ok(items);
         }

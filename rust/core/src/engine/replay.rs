@@ -271,8 +271,8 @@ impl Engine {
         Ok(record)
     }
 
-    /// An engine in memory that went through the journal, up to and including version `until`.
-    fn rebuilt(&self, until: Option<u64>) -> Result<Self> {
+    /// An engine in memory that went through the journal, up to and including version `until`, except for what `skip` says.
+    fn rebuilt(&self, until: Option<u64>, skip: impl Fn(&Event) -> bool) -> Result<Self> {
         let shadow = Self::in_memory(self.config.clone())?;
         let journal = self.journal.lock();
         if !journal.is_durable() {
@@ -299,7 +299,9 @@ impl Engine {
             if until.is_some_and(|u| s.stamped.lamport > u) {
                 break;
             }
-            shadow.replay_one(s, &mut replay)?;
+            if !skip(&s.stamped.event) {
+                shadow.replay_one(s, &mut replay)?;
+            }
         }
         self.counters.rebuilt.fetch_add(1, Ordering::Relaxed);
         Ok(shadow)
@@ -309,7 +311,7 @@ impl Engine {
         if version == 0 {
             Ok(States::default())
         } else {
-            Ok(self.rebuilt(Some(version))?.states())
+            Ok(self.rebuilt(Some(version), |_| false)?.states())
         }
     }
 
@@ -354,12 +356,17 @@ impl Engine {
             |e, bad| match e {
                 Event::Decision(d) => &*d.user == user || bad.contains(&d.id),
                 Event::Feedback(f) => &*f.user == user || bad.contains(&f.decision),
-                _ => false,
+                Event::Trace(t) => &*t.user == user,
+                Event::Item { .. } | Event::Rollback { .. } => false,
             },
             |e| match e {
                 Event::Decision(d) if &*d.user == user => Some(d.id),
                 Event::Feedback(f) if &*f.user == user => Some(f.decision),
-                _ => None,
+                Event::Decision(_)
+                | Event::Feedback(_)
+                | Event::Trace(_)
+                | Event::Item { .. }
+                | Event::Rollback { .. } => None,
             },
             |r| &*r.user == user,
         )
@@ -431,7 +438,8 @@ impl Engine {
         drop(journal);
         (out.events, out.alive, out.decisions) = (events, alive, bad.len() as u64);
         self.pending.lock().retain(stays);
-        let rebuilt = self.rebuilt(None)?;
+        // A living writer's log still holds its part; it must not come back from there.
+        let rebuilt = self.rebuilt(None, |e| gone(e, &bad))?;
         for scope in rebuilt.scopes.load().values() {
             scope.items.write().retain(|i| used.contains(&i.hash));
             scope.items.write().evict_to(self.config.item_bytes);

@@ -248,7 +248,10 @@ impl Engine {
             Ok(None) | Err(Error::Corrupt { .. }) => return Ok(Positions::new()),
             Err(e) => return Err(e),
         };
-        let image: EngineImage = codec::decode(ENGINE_KIND, &bytes)?;
+        let Ok(image) = codec::decode::<EngineImage>(ENGINE_KIND, &bytes) else {
+            // Of another layout: as good as none.
+            return Ok(Positions::new());
+        };
         image.config.check_compatible(&self.config)?;
         let mut journal = self.journal.lock();
         let ends = journal.end_positions()?;

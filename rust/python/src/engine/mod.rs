@@ -48,7 +48,7 @@ fn decision_id(x: &Bound<'_, PyAny>) -> PyResult<DecisionId> {
             None => Err(to_py(Error::value(
                 "decision_id",
                 "a decision that was recorded",
-                "one made in mode off",
+                "one made in mode off, or with a full disk",
             ))),
         },
         Err(_) => Err(PyTypeError::new_err(format!(
