@@ -33,7 +33,7 @@ def main() -> None:
         candidates = sorted({*best.tolist(), *clicked})
         gate.observe(rec, q, clicked, ids, ds.items)
         rec.learn(q, clicked, candidates, ds.items[candidates])
-        fast.observe(q, clicked)
+        fast.observe(q, clicked, np.array(clicked))
         fast.learn(q, clicked, np.array(clicked))
     (n, s1, _), (n2, t1, _) = fast.stats
     d = 0.8 * s1 / n + 0.2 * t1 / n2

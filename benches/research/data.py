@@ -51,17 +51,18 @@ def unit(x: np.ndarray) -> F32:
     return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
-def carve(groups: np.ndarray, share: float, seed: int = 12345) -> np.ndarray:
-    """A mask that takes `share` of every group."""
-    rng = np.random.default_rng(seed)
+def carve(groups: np.ndarray, share: float, fold: int) -> np.ndarray:
+    """A mask that takes `share` of every group; folds 0, 1, … 1/share − 1 are disjoint."""
+    rng = np.random.default_rng(12345)
+    folds = round(1 / share)
     mask = np.zeros(len(groups), bool)
     for g in np.unique(groups):
         rows = rng.permutation(np.flatnonzero(groups == g))
-        mask[rows[: max(1, round(share * len(rows)))]] = True
+        mask[rows[fold % folds :: folds]] = True
     return mask
 
 
-def intents(name: str, split: str) -> DataSet:
+def intents(name: str, split: str, fold: int = 0) -> DataSet:
     """Banking77 or CLINC150 (without out-of-scope): the items are the intent names."""
     d = data_dir()
     frame = pd.read_parquet(d / f"{name}.parquet")
@@ -71,16 +72,23 @@ def intents(name: str, split: str) -> DataSet:
     y = np.array([index.get(i, -1) for i in frame.intent])
     train = (frame.split == "train").to_numpy() & (y >= 0)
     test = (frame.split == "test").to_numpy() & (y >= 0)
-    return intent_set(name, x, y, train, test, unit(names["x"]), split)
+    return intent_set(name, x, y, train, test, unit(names["x"]), split, fold)
 
 
 def intent_set(
-    name: str, x: F32, y: np.ndarray, train: np.ndarray, test: np.ndarray, items: F32, split: str
+    name: str,
+    x: F32,
+    y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    items: F32,
+    split: str,
+    fold: int = 0,
 ) -> DataSet:
     """Requests x with one relevant item y each; split "dev" holds out 20 % of the training requests."""
     if split == "dev":
         rows = np.flatnonzero(train)
-        held = carve(y[rows], 0.2)
+        held = carve(y[rows], 0.2, fold)
         train, test = np.zeros(len(y), bool), np.zeros(len(y), bool)
         train[rows[~held]], test[rows[held]] = True, True
     rel = [[int(i)] for i in y]
@@ -89,14 +97,15 @@ def intent_set(
     return DataSet(name, items, x[train], pool_rel, x[test], test_rel, 5, "hit", 3000)
 
 
-def extra_intents(name: str, split: str) -> DataSet:
+def extra_intents(name: str, split: str, fold: int = 0) -> DataSet:
     """A further intent set from the cache: x, y, split, v (item vectors)."""
     z = np.load(cache_dir() / f"{name}.npz")
     part = z["split"]
-    return intent_set(name, unit(z["x"]), z["y"], part == "train", part == "test", unit(z["v"]), split)
+    x, items = unit(z["x"]), unit(z["v"])
+    return intent_set(name, x, z["y"], part == "train", part == "test", items, split, fold)
 
 
-def scifact(split: str) -> DataSet:
+def scifact(split: str, fold: int = 0) -> DataSet:
     """SciFact claims over 5,183 abstracts; split "dev" holds out a quarter of the training claims."""
     d = data_dir()
     docs = pd.read_parquet(d / "scifact_docs.parquet")
@@ -113,7 +122,7 @@ def scifact(split: str) -> DataSet:
     test = (queries.split == "test").to_numpy()
     if split == "dev":
         rows = np.flatnonzero(train)
-        held = carve(np.zeros(len(rows)), 0.25)
+        held = carve(np.zeros(len(rows)), 0.25, fold)
         train, test = np.zeros(len(x), bool), np.zeros(len(x), bool)
         train[rows[~held]], test[rows[held]] = True, True
 
@@ -123,9 +132,9 @@ def scifact(split: str) -> DataSet:
     return DataSet("scifact", items, x[train], pick(train), x[test], pick(test), 10, "ndcg", int(train.sum()))
 
 
-def domains(split: str) -> list[DataSet]:
+def domains(split: str, fold: int = 0) -> list[DataSet]:
     """CLINC150 cut into its ten domains, each a small item set of its own (15 intents)."""
-    full = intents("clinc150", split)
+    full = intents("clinc150", split, fold)
     frame = pd.read_parquet(data_dir() / "clinc150.parquet")
     names = list(np.load(cache_dir() / "clinc150_names.npz")["names"])
     domain_of = dict(zip(frame.intent, frame.domain, strict=True))
@@ -144,12 +153,27 @@ def domains(split: str) -> list[DataSet]:
     return out
 
 
-def load(name: str, split: str) -> DataSet:
-    """One set by name; any name in the cache beyond the three works as a further intent set."""
+def utterances(split: str, fold: int = 0) -> DataSet:
+    """A retrieval set from CLINC150: the items are 1,200 stored requests, relevant is the same intent."""
+    full = intents("clinc150", "dev", fold)
+    rng = np.random.default_rng(7)
+    y = np.array([r[0] for r in full.pool_rel])
+    stored = np.concatenate([rng.permutation(np.flatnonzero(y == c))[:8] for c in range(150)])
+    rest = np.setdiff1d(np.arange(len(y)), stored)
+    rel = [[int(j) for j in np.flatnonzero(y[stored] == c)] for c in range(150)]
+    pool_rel, test_rel = [rel[y[i]] for i in rest], [rel[r[0]] for r in full.test_rel]
+    items = full.pool[stored]
+    return DataSet("utterances", items, full.pool[rest], pool_rel, full.test, test_rel, 10, "ndcg", 1500)
+
+
+def load(name: str, split: str, fold: int = 0) -> DataSet:
+    """One set by name; any name in the cache beyond the known ones works as a further intent set."""
     if name == "scifact":
-        return scifact(split)
+        return scifact(split, fold)
     if name in ("banking77", "clinc150"):
-        return intents(name, split)
+        return intents(name, split, fold)
+    if name == "utterances":
+        return utterances(split, fold)
     if name.startswith("clinc-"):
-        return next(s for s in domains(split) if s.name == name)
-    return extra_intents(name, split)
+        return next(s for s in domains(split, fold) if s.name == name)
+    return extra_intents(name, split, fold)

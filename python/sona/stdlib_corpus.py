@@ -76,10 +76,14 @@ class Document:
     text: str
 
     @property
+    def summary(self) -> str:
+        """First paragraph of the docstring."""
+        return self.text.partition("\n\n")[0]
+
+    @property
     def indexed(self) -> str:
-        """What is embedded: name and summary (the first paragraph), then name and docstring."""
-        summary = self.text.partition("\n\n")[0]
-        return f"{self.name}\n{summary}\n{self.name}\n{self.text}"
+        """What is embedded: name and summary, then name and docstring."""
+        return f"{self.name}\n{self.summary}\n{self.name}\n{self.text}"
 
 
 @dataclass(frozen=True, slots=True)

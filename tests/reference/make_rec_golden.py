@@ -13,6 +13,9 @@ After feedback number ``marks[i]`` (i = 0 is the empty state, mark 0): for the f
 ``recall[i]``, ``scores[i]``, and the state of the gates: ``evidence[i]`` (E per item), ``gains[i]`` (D per
 arm), ``standard_errors[i]``, ``arm[i]`` with ``beta[i]``, ``lambda[i]``, ``evidence_scores[i]``,
 ``multiplier_arm[i]``, ``multiplier_scores[i]``.  ``removed[t]`` is the item that the evidence gate removed.
+
+The case "credible" has eta .8, the gate's soft evidence, start (.1, .5) and z 2, every fifth click a stray,
+and ``weight[t]`` = rho of `StrayClicks` over the shown items ``shown[t]``.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rec_reference import EVIDENCE_ARMS, EvidenceGate, MultiplierGate, Rec, splitmix64, top_candidates
+from rec_reference import (
+    EVIDENCE_ARMS,
+    EvidenceGate,
+    MultiplierGate,
+    Rec,
+    StrayClicks,
+    splitmix64,
+    top_candidates,
+)
 
 OUT = Path(__file__).parents[1] / "golden" / "flagship" / "rec.npz"
 #: name: (seed, dim, items, feedbacks, shown, top, neighbors, marks, also several clicks and other weights)
@@ -28,6 +39,7 @@ CASES = {
     "small": (1, 8, 12, 40, 4, 6, 128, (0, 1, 2, 5, 10, 20, 40), False),
     "many": (2, 16, 30, 240, 5, 10, 128, (0, 20, 60, 128, 129, 160, 200, 240), False),
     "mixed": (3, 12, 20, 60, 6, 8, 5, (0, 1, 3, 6, 12, 25, 60), True),
+    "credible": (4, 16, 24, 110, 5, 10, 64, (0, 1, 5, 20, 60, 110), False, True),
 }
 
 
@@ -38,7 +50,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def run(
     seed: int, dim: int, items: int, feedbacks: int, shown: int, top: int, neighbors: int,
-    marks: tuple[int, ...], mixed: bool,
+    marks: tuple[int, ...], mixed: bool, credible: bool = False,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """One stream: requests scatter around a hidden, rotated copy of the items, so there is much to learn."""
     rng = np.random.default_rng(seed)
@@ -46,8 +58,11 @@ def run(
     centres = unit(0.9 * vectors + unit(rng.standard_normal((items, dim))))
     probes = unit(centres[rng.integers(0, items, 5)] + 0.3 * rng.standard_normal((5, dim)) / np.sqrt(dim) * 3)
     rec, evidence, multiplier = Rec(dim, neighbors=neighbors), EvidenceGate(), MultiplierGate()
+    strays = StrayClicks()
+    if credible:
+        rec.eta, evidence.soft, evidence.start, evidence.z = 0.8, True, (0.1, 0.5), 2.0
     ids = list(range(items))
-    log: dict[str, list] = {k: [] for k in ("q", "clicked", "candidates", "weight", "removed")}
+    log: dict[str, list] = {k: [] for k in ("q", "clicked", "shown", "candidates", "weight", "removed")}
     state: dict[str, list] = {}
 
     def mark() -> None:
@@ -80,14 +95,19 @@ def run(
             top_shown[-1] = want
         if mixed and rng.random() < 0.4:
             clicked.append(next(j for j in top_shown if j != want))
+        if credible and t % 5 == 0:
+            clicked = [top_shown[int(rng.integers(0, shown))]]
         weight = float(rng.choice([1.0, 0.5, -0.5])) if mixed else 1.0
+        if credible:
+            weight = strays.observe(s[top_shown], [top_shown.index(a) for a in clicked])
         candidates = top_candidates(top_shown, s, top)
-        evidence.observe(rec, q, clicked, ids, vectors)
+        evidence.observe(rec, q, clicked, ids, vectors, weight=weight if credible else 1.0)
         multiplier.observe(rec, q, clicked, ids, vectors)
         rec.learn(q, clicked, candidates, vectors[candidates], scores=s[candidates], weight=weight)
         pick = clicked[splitmix64(evidence.seed + evidence.count) % len(clicked)]
         log["q"].append(q)
         log["clicked"].append(clicked + [-1] * (2 - len(clicked)))
+        log["shown"].append(top_shown)
         log["candidates"].append(candidates + [-1] * (shown + top - len(candidates)))
         log["weight"].append(weight)
         log["removed"].append(pick if evidence.count >= evidence.score_from else -1)

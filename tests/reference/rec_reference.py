@@ -15,7 +15,8 @@ items, and a listwise gradient. For a request q with the N nearest cases (``neig
 
 The order of one feedback, everything from the state *before* the case is appended:
   1. s over the ranked items from (3), without any offset or gate;
-  2. the gate looks (scores its arms) with that state: ``EvidenceGate.observe`` / ``MultiplierGate.observe``;
+  2. the weight of the feedback: 1, or rho of `StrayClicks`, from s over the shown items;
+     the gate looks (scores its arms) with that state: ``EvidenceGate.observe`` / ``MultiplierGate.observe``;
      the evidence gate then adds r(a | q) to E(a) of every clicked item a;
   3. candidates = shown items and the 50 best by s (what was *shown* may come from the gated score);
   4. ``Rec.learn`` appends the case.
@@ -175,6 +176,34 @@ class Rec:
 
 
 @dataclass
+class StrayClicks:
+    """How believable a click is: the posterior that it is no stray, with the share of strays learned.
+
+    p = softmax(s / tau) over the *shown* items, summed over the clicked ones, s the un-offset REC score
+    rho = (1 - eps) p / ((1 - eps) p + eps |C| / |shown|),   eps = strays / total before this feedback   (7)
+    strays <- decay strays + 1 - rho,   total <- decay total + 1           (start: 1 of 20)
+
+    rho is the case's ``weight`` in `Rec.learn` (its gradient and its mass in the recall) and the weight
+    of the feedback in `EvidenceGate.observe`.
+    """
+
+    tau: float = 0.1
+    decay: float = 0.999
+    strays: float = 1.0
+    total: float = 20.0
+
+    def observe(self, shown_scores: Array, clicked: Sequence[int]) -> float:
+        """rho of one feedback; ``clicked`` are positions among the shown items."""
+        z = np.exp((shown_scores - np.max(shown_scores)) / self.tau)
+        p = float(z[list(clicked)].sum() / z.sum())
+        eps = self.strays / self.total
+        rho = (1.0 - eps) * p / ((1.0 - eps) * p + eps * len(clicked) / len(shown_scores))
+        self.strays = self.decay * self.strays + 1.0 - rho
+        self.total = self.decay * self.total + 1.0
+        return rho
+
+
+@dataclass
 class RunningGain:
     """Decayed count, mean and mean square of one number per arm."""
 
@@ -188,11 +217,11 @@ class RunningGain:
         self.sum1 = np.zeros(self.arms)
         self.sum2 = np.zeros(self.arms)
 
-    def add(self, x: Array) -> None:
-        """n <- decay n + 1, and the sums of x and x^2 likewise."""
-        self.n = self.decay * self.n + 1.0
-        self.sum1 = self.decay * self.sum1 + x
-        self.sum2 = self.decay * self.sum2 + x * x
+    def add(self, x: Array, weight: float = 1.0) -> None:
+        """n <- decay n + weight, and the sums of weight x and weight x^2 likewise."""
+        self.n = self.decay * self.n + weight
+        self.sum1 = self.decay * self.sum1 + weight * x
+        self.sum2 = self.decay * self.sum2 + weight * x * x
 
     def mean(self) -> Array:
         """Decayed mean per arm, 0 before the first number."""
@@ -218,6 +247,10 @@ class EvidenceGate:
     In the removed copy a random clicked item a loses its cases, e(a) = 1, and the other clicked items
     leave the ranking. Arms are scored from feedback ``score_from`` on (the first feedback is number 1)
     and one is chosen from feedback ``warmup`` on.
+
+    The later rule ("credible clicks, soft evidence, safe start") differs in four settings: ``soft``: e(d) =
+    max(0, 1 - E(d)); ``start`` = (.1, .5), the arm in use until another beats it, x being the gain over it;
+    z = 2; and ``observe(weight=rho)`` with rho of `StrayClicks`, which weighs x, x' and the evidence.
     """
 
     nu: float = 0.2
@@ -227,6 +260,8 @@ class EvidenceGate:
     score_from: int = 6
     warmup: int = 20
     seed: int = 0
+    soft: bool = False
+    start: tuple[float, float] = (0.0, 0.0)
     count: int = 0
     evidence: dict[Hashable, float] = field(default_factory=dict)
 
@@ -236,6 +271,8 @@ class EvidenceGate:
 
     def unproven(self, item_ids: Sequence[Hashable]) -> Array:
         """e(d) per item."""
+        if self.soft:
+            return np.array([max(0.0, 1.0 - self.evidence.get(d, 0.0)) for d in item_ids])
         return np.array([1.0 if self.evidence.get(d, 0.0) < 1.0 else 0.0 for d in item_ids])
 
     def novelty(
@@ -274,21 +311,23 @@ class EvidenceGate:
         item_ids: Sequence[Hashable],
         vectors: Array,
         base: Array | None = None,
+        weight: float = 1.0,
     ) -> None:
         """One feedback, before ``rec.learn``: score the arms, then count the evidence."""
         self.count += 1
+        start = EVIDENCE_ARMS.index(self.start)
         position = {d: j for j, d in enumerate(item_ids)}
         if self.count >= self.score_from:
             plain = dcg(self.arm_scores(rec, q, item_ids, vectors, base), [position[a] for a in clicked_ids])
-            self.as_is.add(plain - plain[0])
+            self.as_is.add(plain - plain[start], weight)
             a = clicked_ids[splitmix64(self.seed + self.count) % len(clicked_ids)]
             keep = [j for j, d in enumerate(item_ids) if d == a or d not in set(clicked_ids)]
             scores = self.arm_scores(rec, q, item_ids, vectors, base, frozenset([a]))[:, keep]
             without = dcg(scores, [keep.index(position[a])])
-            self.removed.add(without - without[0])
+            self.removed.add(without - without[start], weight)
         r = rec.recall(q, clicked_ids)
         for a, value in zip(clicked_ids, r, strict=True):
-            self.evidence[a] = self.evidence.get(a, 0.0) + float(value)
+            self.evidence[a] = self.evidence.get(a, 0.0) + weight * float(value)
 
     def gains(self) -> Array:
         """D of (6) per arm."""
@@ -306,7 +345,7 @@ class EvidenceGate:
         d = self.gains()
         allowed = d > self.z * self.standard_errors()
         if self.count < self.warmup or not allowed.any():
-            return 0
+            return EVIDENCE_ARMS.index(self.start)
         return int(np.argmax(np.where(allowed, d, -np.inf)))
 
     def scores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from make_rec_golden import CASES, OUT, run, unit
-from rec_reference import EvidenceGate, MultiplierGate, Rec, dcg, top_candidates
+from rec_reference import EvidenceGate, MultiplierGate, Rec, StrayClicks, dcg, top_candidates
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -70,3 +70,17 @@ def test_dcg_ranks_ties_and_nan_worst() -> None:
 
 def test_candidates_are_shown_then_best() -> None:
     assert top_candidates([3, 1], np.array([0.9, 0.1, 0.5, 0.0, 0.4]), top=2) == [3, 1, 0, 2]
+
+
+def test_a_click_that_the_ranking_expects_is_believed_and_strays_raise_the_share() -> None:
+    scores = np.array([0.9, 0.2, 0.1, 0.1, 0.0])
+    calm, wild = StrayClicks(), StrayClicks()
+    for _ in range(200):
+        calm.observe(scores, [0])
+        wild.observe(scores, [4])
+    assert calm.strays / calm.total < 0.05 < wild.strays / wild.total
+    assert calm.observe(scores, [0]) > 0.99
+    assert wild.observe(scores, [4]) < 0.05
+    # Flat scores say nothing: rho = 1 - eps.
+    fresh = StrayClicks()
+    assert np.isclose(fresh.observe(np.zeros(5), [2]), 1 - 1 / 20)
