@@ -256,17 +256,21 @@ pub(super) unsafe fn weighted_sum_rows<V: Lanes>(
     }
 }
 
-/// Bit `i` is set where `x[i] >= bar`, for up to 64 values.
+/// Bit `i` is set where `x[i] >= bars[i]`, or `>= bars[0]` if there is one bar; up to 64 values.
 #[inline(always)]
-pub(super) unsafe fn reach<V: Lanes>(x: *const f32, n: usize, bar: f32) -> u64 {
-    let b = V::splat(bar);
+pub(super) unsafe fn reach<V: Lanes>(x: &[f32], bars: &[f32]) -> u64 {
+    let (n, each) = (x.len(), bars.len() > 1);
+    let (x, bars) = (x.as_ptr(), bars.as_ptr());
+    let one = V::splat(*bars);
     let mut bits = 0;
     let mut i = 0;
     while i + V::N <= n {
-        bits |= u64::from(V::load(x.add(i)).at_least(b)) << i;
+        let bar = if each { V::load(bars.add(i)) } else { one };
+        bits |= u64::from(V::load(x.add(i)).at_least(bar)) << i;
         i += V::N;
     }
     while i < n {
+        let bar = *bars.add(if each { i } else { 0 });
         bits |= u64::from(*x.add(i) >= bar) << i;
         i += 1;
     }

@@ -145,8 +145,8 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn reach(x: &[f32], bar: f32) -> u64 {
-            dense::reach::<$lanes>(x.as_ptr(), x.len(), bar)
+        unsafe fn reach(x: &[f32], bars: &[f32]) -> u64 {
+            dense::reach::<$lanes>(x, bars)
         }
 
         #[target_feature(enable = $features)]

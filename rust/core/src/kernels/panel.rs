@@ -137,18 +137,17 @@ pub fn scan_top_k_batch(
         let used = w.min(m - first);
         let (top, bars) = (&mut top[first..first + used], &mut bars[first..first + w]);
         for (i, line) in block.chunks_exact(w).enumerate() {
-            for c in (0..used).step_by(16) {
-                let (line, bars) = (&line[c..c + 16], &mut bars[c..c + 16]);
-                let hit = line
-                    .iter()
-                    .zip(&*bars)
-                    .fold(false, |any, (s, bar)| any | (s >= bar));
-                if hit || row + i < k {
-                    for ((s, bar), top) in line.iter().zip(bars).zip(&mut top[c..]) {
-                        top.push(*s, row + i);
-                        *bar = top.bar();
-                    }
-                }
+            let mut bits = if row + i < k {
+                u64::MAX >> (64 - used)
+            } else {
+                // SAFETY: the table is this processor's; line and bars have the same length, at most 64.
+                unsafe { (table().reach)(line, bars) }
+            };
+            while bits != 0 {
+                let j = bits.trailing_zeros() as usize;
+                top[j].push(line[j], row + i);
+                bars[j] = top[j].bar();
+                bits &= bits - 1;
             }
         }
     });

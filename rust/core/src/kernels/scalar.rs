@@ -249,9 +249,16 @@ pub fn tile(rows: &[f32], d: usize, panel: &[f32], width: usize, out: &mut [f32]
     }
 }
 
+/// Bit `i` is set where `x[i] >= bars[i]`, or `>= bars[0]` if there is one bar; up to 64 values.
+#[must_use]
+pub fn reach(x: &[f32], bars: &[f32]) -> u64 {
+    let pairs = x.iter().zip(bars.iter().cycle()).enumerate();
+    pairs.fold(0, |bits, (i, (v, bar))| bits | u64::from(v >= bar) << i)
+}
+
 /// Bit `i` is set where `x[i] >= bar`, for up to 64 values.
 #[must_use]
-pub fn reach<T: PartialOrd + Copy>(x: &[T], bar: T) -> u64 {
+pub fn reach_i32(x: &[i32], bar: i32) -> u64 {
     x.iter().rev().fold(0, |bits, v| bits << 1 | u64::from(*v >= bar))
 }
 

@@ -20,7 +20,7 @@ impl Score for f32 {
     fn reach(scores: &[Self], bar: Self) -> u64 {
         debug_assert!(scores.len() <= 64);
         // SAFETY: the table is this processor's.
-        unsafe { (table().reach)(scores, bar) }
+        unsafe { (table().reach)(scores, &[bar]) }
     }
     #[inline]
     fn key(self) -> u32 {

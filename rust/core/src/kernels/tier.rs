@@ -61,7 +61,7 @@ pub(super) struct Table {
     pub nearest: unsafe fn(&[f32], &[f32], usize, &[f32], &mut Nearest),
     pub scores: unsafe fn(&[f32], &[f32], usize, &[f32], &mut [f32]),
     pub accumulate: unsafe fn(f64, &[f32], &mut [f64]),
-    pub reach: unsafe fn(&[f32], f32) -> u64,
+    pub reach: unsafe fn(&[f32], &[f32]) -> u64,
     pub reach_i32: unsafe fn(&[i32], i32) -> u64,
     pub dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
     pub gemv_i8: unsafe fn(&[i8], usize, &[i8], &mut [i32]),
@@ -92,7 +92,7 @@ static SCALAR: Table = Table {
     scores: nearest::scores_scalar,
     accumulate: nearest::accumulate_in_order,
     reach: scalar::reach,
-    reach_i32: scalar::reach,
+    reach_i32: scalar::reach_i32,
     dot_i8: scalar::dot_i8,
     gemv_i8: scalar::gemv_i8,
 };

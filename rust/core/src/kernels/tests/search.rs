@@ -79,6 +79,7 @@ fn nan_ranks_with_minus_infinity_and_zeros_tie() {
 #[test]
 fn every_tier_marks_the_scores_that_reach_the_bar() {
     for t in tables() {
+        let bars = normal(64, 40);
         for n in 0..=64 {
             let mut x = normal(n, 32);
             if n > 3 {
@@ -87,8 +88,12 @@ fn every_tier_marks_the_scores_that_reach_the_bar() {
             let whole: Vec<i32> = x.iter().map(|v| (v * 4.0) as i32).collect();
             // SAFETY: the processor has this tier.
             unsafe {
-                assert_eq!((t.reach)(&x, 0.5), scalar::reach(&x, 0.5));
-                assert_eq!((t.reach_i32)(&whole, 2), scalar::reach(&whole, 2));
+                let one = (0..n).map(|i| u64::from(x[i] >= 0.5) << i).sum::<u64>();
+                assert_eq!((t.reach)(&x, &[0.5]), one);
+                let each = (0..n).map(|i| u64::from(x[i] >= bars[i]) << i).sum::<u64>();
+                assert!(n == 1 || (t.reach)(&x, &bars[..n.max(1)]) == each);
+                let bits = (0..n).map(|i| u64::from(whole[i] >= 2) << i).sum::<u64>();
+                assert_eq!((t.reach_i32)(&whole, 2), bits);
             }
         }
     }
