@@ -121,9 +121,7 @@ def test_table_prints_every_row_and_every_check(result):
 
 
 def _with_lift(result: DemoResult, group: str, lift: Interval) -> DemoResult:
-    rows = tuple(
-        replace(r, lift=lift) if (r.group, r.metric) == (group, "nDCG@10") else r for r in result.rows
-    )
+    rows = tuple(replace(r, lift=lift) if (r.group, r.metric) == (group, "nDCG@10") else r for r in result.rows)
     return replace(result, rows=rows)
 
 
@@ -146,12 +144,8 @@ def test_exit_status_tells_whether_the_promise_held(monkeypatch, capsys, result,
 def test_options_reach_the_run(monkeypatch, capsys, result):
     calls = []
     monkeypatch.setattr(demo, "run_demo", lambda **options: calls.append(options) or result)
-    demo.main(
-        ["--no-plot", "--json", "--quick", "--seed", "7", "--encoder", "minilm", "--harm-budget", "0.1"]
-    )
-    assert calls == [
-        {"encoder": "minilm", "seed": 7, "harm_budget": 0.1, "show": False, "seeds": 1, "checkpoints": ()}
-    ]
+    demo.main(["--no-plot", "--json", "--quick", "--seed", "7", "--encoder", "minilm", "--harm-budget", "0.1"])
+    assert calls == [{"encoder": "minilm", "seed": 7, "harm_budget": 0.1, "show": False, "seeds": 1, "checkpoints": ()}]
     assert json.loads(capsys.readouterr().out)["checks"]["rollback equals frozen"] is True
 
 
@@ -175,6 +169,12 @@ def test_without_matplotlib_the_table_still_comes(monkeypatch, capsys, tmp_path,
     out = capsys.readouterr().out
     assert "pip install 'sona[demo]'" in out
     assert "nDCG@10" in out
+
+
+def test_a_plot_without_a_folder_is_refused_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "run_demo", lambda **_: pytest.fail("the work was done first"))
+    with pytest.raises(FileNotFoundError, match="--plot: there is no folder"):
+        demo.main(["--plot", str(tmp_path / "missing" / "x.png")])
 
 
 def test_demo_refuses_what_it_does_not_know():

@@ -47,9 +47,7 @@ def _asked(questions: Sequence[Question], embedder: Embedder, names: Sequence[st
     )
 
 
-def _embed_documents(
-    texts: Sequence[str], encoder: str, *, show: bool
-) -> tuple[Embedder, NDArray[np.float32]]:
+def _embed_documents(texts: Sequence[str], encoder: str, *, show: bool) -> tuple[Embedder, NDArray[np.float32]]:
     if encoder == "tfidf":
         fitted = TfidfSvdEmbedder.fit(texts)
         return fitted, fitted.embed(texts)
@@ -192,9 +190,7 @@ def run_demo(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sona demo`` to a parser."""
-    parser.add_argument(
-        "--encoder", choices=("tfidf", "minilm"), default="tfidf", help="default: %(default)s"
-    )
+    parser.add_argument("--encoder", choices=("tfidf", "minilm"), default="tfidf", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="first of the seeds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one stream instead of five, no learning curve")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -224,25 +220,31 @@ def run(options: argparse.Namespace) -> int:
         0 if every check holds; 1 if the lift's interval touches zero, the loss on unseen answers exceeds
         the budget, or a rolled-back engine differs from an untrained one.
     """
+    if not options.no_plot and not options.plot.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--plot: there is no folder {options.plot.absolute().parent}")
     size: dict[str, Any] = {"seeds": 1, "checkpoints": ()} if options.quick else {}
     result = run_demo(
-        encoder=options.encoder,
-        seed=options.seed,
-        harm_budget=options.harm_budget,
-        show=not options.json,
-        **size,
+        encoder=options.encoder, seed=options.seed, harm_budget=options.harm_budget, show=not options.json, **size
     )
     report = result.to_dict()
-    note = ""
-    if not options.no_plot:
+    if not options.json:
+        print(table(result), flush=True)
+    if options.no_plot:
+        note = ""
+    else:
         try:
             from sona.demo_plot import save_plot
 
             report["plot"] = str(save_plot(result, options.plot).resolve())
             note = f"plot: {report['plot']}"
-        except ImportError:
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "matplotlib":
+                raise
             note = "no plot: matplotlib is missing (pip install 'sona[demo]')"
-    print(json.dumps(report, indent=2) if options.json else f"{table(result)}\n{note}".rstrip())
+    if options.json:
+        print(json.dumps(report, indent=2))
+    elif note:
+        print(note)
     return 0 if all(result.checks.values()) else 1
 
 

@@ -126,7 +126,7 @@ def build_corpus() -> Corpus:
 
     Raises
     ------
-    RuntimeError
+    ChildProcessError
         If the interpreter cannot be started again, or its child fails; the message carries what the child
         said.
 
@@ -141,7 +141,7 @@ def build_corpus() -> Corpus:
     True
     """
     if not sys.executable:
-        raise RuntimeError("build_corpus needs the path of the interpreter, but sys.executable is empty")
+        raise ChildProcessError("build_corpus needs the path of the interpreter, but sys.executable is empty")
     # -I: no site packages of the user, no PYTHON* variables (so no -O that would strip docstrings); -S: no
     # .pth start-up code.
     run = subprocess.run(
@@ -152,7 +152,7 @@ def build_corpus() -> Corpus:
     )
     if run.returncode != 0:
         said = run.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise RuntimeError(f"reading the standard library failed with status {run.returncode}: {said}")
+        raise ChildProcessError(f"reading the standard library failed with status {run.returncode}: {said}")
     data = json.loads(run.stdout)
     documents = tuple(Document(*row) for row in data["documents"])
     return Corpus(documents, dict(data["skipped"]), str(data["python"]))
