@@ -18,6 +18,7 @@ mod avx512;
 mod bytes;
 #[cfg(target_arch = "x86_64")]
 mod dense;
+pub mod descent;
 #[cfg(target_arch = "x86_64")]
 mod entry;
 #[cfg(target_arch = "x86_64")]
@@ -163,6 +164,21 @@ pub fn low_rank_grad(
         let by = (table().low_rank_project)(x, g, a, b, rank).times(s);
         (table().low_rank_update)(x, g, &by, rank, da, db);
     }
+}
+
+/// Ax and Bᵀg, what the gradients of y = x + s·B(Ax) are made of. Rank 1 or 2.
+#[must_use]
+pub fn low_rank_project(x: &[f32], g: &[f32], a: &[f32], b: &[f32], rank: usize) -> Projections {
+    check_low_rank(x, g, a, b, rank);
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().low_rank_project)(x, g, a, b, rank) }
+}
+
+/// a[r] += bg[r]·x and b[·, r] += ax[r]·g. Rank 1 or 2.
+pub fn low_rank_update(x: &[f32], g: &[f32], by: &Projections, rank: usize, a: &mut [f32], b: &mut [f32]) {
+    check_low_rank(x, g, a, b, rank);
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().low_rank_update)(x, g, by, rank, a, b) }
 }
 
 /// One step of plain gradient descent on both factors: [`low_rank_grad`] times −`lr`, in place.

@@ -4,6 +4,9 @@ use crate::error::{Error, Result, check_dim, check_finite};
 use crate::kernels;
 use serde::{Deserialize, Serialize};
 
+/// Values of a batch that are checked and multiplied at a time.
+const BLOCK: usize = 4096;
+
 /// A `(rank, d)` and B `(d, rank)`, row-major, with their scale.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Factors {
@@ -131,42 +134,65 @@ impl Factors {
         check_dim("x", self.dim, x.len())?;
         check_dim("out", self.dim, out.len())?;
         check_finite("x", x)?;
-        out.fill(0.0);
-        if !self.identity {
-            for (r, row) in self.a.chunks_exact(self.dim).enumerate() {
-                let h = self.scale * kernels::dot(row, x);
-                for (o, b) in out.iter_mut().zip(self.b.chunks_exact(self.rank)) {
-                    *o += h * b[r];
+        if self.identity {
+            out.fill(0.0);
+            return Ok(());
+        }
+        let h = |r: usize| self.scale * kernels::dot(&self.a[r * self.dim..(r + 1) * self.dim], x);
+        match self.rank {
+            1 => {
+                let h = h(0);
+                for (o, b) in out.iter_mut().zip(&self.b) {
+                    *o = h * b;
                 }
+            }
+            2 => {
+                let h = [h(0), h(1)];
+                for (o, b) in out.iter_mut().zip(self.b.chunks_exact(2)) {
+                    *o = h[0] * b[0] + h[1] * b[1];
+                }
+            }
+            _ => {
+                let h: Vec<f32> = (0..self.rank).map(h).collect();
+                kernels::gemv(&self.b, self.rank, &h, out);
             }
         }
         Ok(())
     }
 
-    /// Rows of `x` `(n, d)` through [`Self::forward_into`]; stops at the first row that is not finite.
+    /// Rows of `x` `(n, d)` through [`Self::forward_into`], bit for bit; stops at the first row that is not finite.
     #[inline]
     pub fn forward_rows(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
-        self.rows(x, out, Self::forward_into)
+        if x.len() == self.dim {
+            return self.forward_into(x, out);
+        }
+        check_dim("out", x.len(), out.len())?;
+        // Blocks that stay in the first-level cache between the check and the product.
+        let block = (BLOCK / self.dim).max(1) * self.dim;
+        for (i, (x, y)) in x.chunks(block).zip(out.chunks_mut(block)).enumerate() {
+            check_finite("x", x).map_err(|e| shifted(e, i * block))?;
+            if self.identity {
+                y.copy_from_slice(x);
+            } else {
+                kernels::low_rank_apply_rows(x, self.dim, &self.a, &self.b, self.rank, self.scale, y);
+            }
+        }
+        Ok(())
     }
 
     /// Rows of `x` `(n, d)` through [`Self::delta_into`]; stops at the first row that is not finite.
     pub fn delta_rows(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
-        self.rows(x, out, Self::delta_into)
-    }
-
-    #[inline(always)]
-    fn rows(
-        &self,
-        x: &[f32],
-        out: &mut [f32],
-        f: impl Fn(&Self, &[f32], &mut [f32]) -> Result<()>,
-    ) -> Result<()> {
         check_dim("out", x.len(), out.len())?;
         let rows = x.chunks_exact(self.dim).zip(out.chunks_exact_mut(self.dim));
         for (i, (x, y)) in rows.enumerate() {
-            f(self, x, y).map_err(|e| at_row(e, i * self.dim))?;
+            self.delta_into(x, y).map_err(|e| shifted(e, i * self.dim))?;
         }
         Ok(())
+    }
+
+    /// Ax and Bᵀg; rank 1 or 2.
+    pub(super) fn project(&self, x: &[f32], g: &[f32]) -> kernels::Projections {
+        kernels::low_rank_project(x, g, &self.a, &self.b, self.rank)
     }
 
     /// Adds `weight` times the gradients of both factors for the descent gradient `g` at y:
@@ -226,7 +252,7 @@ impl Factors {
 
 /// The flat index of a value that is not finite, in the whole batch.
 #[cold]
-fn at_row(err: Error, start: usize) -> Error {
+fn shifted(err: Error, start: usize) -> Error {
     match err {
         Error::NotFinite { name, index, value } => Error::NotFinite {
             name,

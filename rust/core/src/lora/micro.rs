@@ -96,7 +96,8 @@ pub struct ApplyReport {
     pub count: usize,
     /// Length of the mean gradient of both factors, before clipping.
     pub grad_norm: f64,
-    /// Length of the optimiser's step, before the trust region.
+    /// Length of the optimiser's step, before the trust region and without what decay alone takes away in
+    /// [`MicroLora::learn_parts`].
     pub step_norm: f64,
     /// The gradient was scaled down to `clip_norm`.
     pub clipped: bool,
@@ -198,6 +199,17 @@ impl MicroLora {
 
     /// [`Self::accumulate`] from borrowed parts.
     pub fn accumulate_parts(&mut self, x: &[f32], ascent: &[f32], weight: f64) -> Result<bool> {
+        let Some(weight) = self.admit(x, ascent, weight)? else {
+            return Ok(false);
+        };
+        self.factors
+            .add_gradients(x, ascent, -weight, &mut self.grad_a, &mut self.grad_b);
+        self.pending += 1;
+        Ok(true)
+    }
+
+    /// Checks a signal, counts it, and remembers its query; its weight, or `None` if it has no effect.
+    fn admit(&mut self, x: &[f32], ascent: &[f32], weight: f64) -> Result<Option<f32>> {
         let d = self.config.hidden_dim;
         check_dim("query_embedding", d, x.len())?;
         check_dim("gradient_estimate", d, ascent.len())?;
@@ -207,20 +219,84 @@ impl MicroLora {
         check_finite("weight", &[weight])?;
         if weight == 0.0 || ascent.iter().all(|g| *g == 0.0) {
             self.counters.no_direction += 1;
-            return Ok(false);
+            return Ok(None);
         }
-        if x.iter().all(|v| *v == 0.0) {
+        let square = kernels::dot(x, x);
+        if square == 0.0 && x.iter().all(|v| *v == 0.0) {
             self.counters.zero_query += 1;
-            return Ok(false);
+            return Ok(None);
         }
-        self.factors
-            .add_gradients(x, ascent, -weight, &mut self.grad_a, &mut self.grad_b);
         if self.config.trust_region.is_some() {
-            self.ring.push(x);
+            self.ring.push(x, square);
         }
-        self.pending += 1;
         self.counters.accumulated += 1;
-        Ok(true)
+        Ok(Some(weight))
+    }
+
+    /// [`Self::accumulate_parts`] and [`Self::apply`] at once. With plain gradient descent and nothing else pending the
+    /// step goes straight into the factors: the gradients ∂A = s·(Bᵀg)xᵀ and ∂B = s·g(Ax)ᵀ are never written down, and
+    /// their lengths are products of lengths.
+    pub fn learn_parts(
+        &mut self,
+        x: &[f32],
+        ascent: &[f32],
+        weight: f64,
+        learning_rate: Option<f64>,
+    ) -> Result<ApplyReport> {
+        let lr = learning_rate.unwrap_or(self.config.learning_rate);
+        check_rate("learning_rate", lr)?;
+        let plain = matches!(self.config.rule, Rule::Sgd { momentum: 0.0 });
+        if self.pending > 0 || !plain {
+            self.accumulate_parts(x, ascent, weight)?;
+            return self.apply(Some(lr));
+        }
+        let Some(weight) = self.admit(x, ascent, weight)? else {
+            return Ok(ApplyReport::default());
+        };
+        let f = &mut self.factors;
+        let by = f.project(x, ascent).times(-weight * f.scale());
+        let squares = |v: [f32; 2]| f64::from(v[0]).powi(2) + f64::from(v[1]).powi(2);
+        let (xx, gg) = (kernels::dot(x, x), kernels::dot(ascent, ascent));
+        let grad_norm = (squares(by.bg) * f64::from(xx) + squares(by.ax) * f64::from(gg)).sqrt();
+        if !grad_norm.is_finite() {
+            return Err(Error::Learning("the gradient overflowed and was dropped".into()));
+        }
+        let shrink = self.config.clip_norm.map_or(1.0, |c| (c / grad_norm).min(1.0));
+        let decay = lr * self.config.weight_decay;
+        if decay > 0.0 {
+            kernels::scale((1.0 - decay) as f32, &mut f.a);
+            kernels::scale((1.0 - decay) as f32, &mut f.b);
+        }
+        kernels::low_rank_update(
+            x,
+            ascent,
+            &by.times(-(lr * shrink) as f32),
+            self.config.rank,
+            &mut f.a,
+            &mut f.b,
+        );
+        self.optimizer.count_step();
+        Ok(self.conclude(1, grad_norm, lr * shrink * grad_norm, shrink < 1.0))
+    }
+
+    /// Trust region, counters and report after a step.
+    fn conclude(&mut self, count: usize, grad_norm: f64, step_norm: f64, clipped: bool) -> ApplyReport {
+        let trust_scaled = self
+            .config
+            .trust_region
+            .is_some_and(|share| trust::enforce(&mut self.factors, &self.ring, self.anchor.as_ref(), share));
+        self.factors.refresh();
+        self.counters.applied += 1;
+        self.counters.clipped += u64::from(clipped);
+        self.counters.trust_scaled += u64::from(trust_scaled);
+        ApplyReport {
+            applied: true,
+            count,
+            grad_norm,
+            step_norm,
+            clipped,
+            trust_scaled,
+        }
     }
 
     /// One optimiser step with the mean of what is pending; `learning_rate` overrides the configured one.
@@ -248,23 +324,8 @@ impl MicroLora {
                 (self.factors.b.as_mut_slice(), self.grad_b.as_slice()),
             ],
         );
-        let trust_scaled = self
-            .config
-            .trust_region
-            .is_some_and(|share| trust::enforce(&mut self.factors, &self.ring, self.anchor.as_ref(), share));
-        self.factors.refresh();
-        let report = ApplyReport {
-            applied: true,
-            count: self.pending,
-            grad_norm,
-            step_norm: moved.sqrt(),
-            clipped: shrink < 1.0,
-            trust_scaled,
-        };
+        let report = self.conclude(self.pending, grad_norm, moved.sqrt(), shrink < 1.0);
         self.clear_pending();
-        self.counters.applied += 1;
-        self.counters.clipped += u64::from(report.clipped);
-        self.counters.trust_scaled += u64::from(trust_scaled);
         Ok(report)
     }
 

@@ -141,6 +141,46 @@ proptest! {
 }
 
 #[test]
+fn learning_at_once_equals_accumulating_and_applying() {
+    for rule in ["sgd", "adagrad", "adamw"] {
+        for rank in [1, 2] {
+            let mut a = lora(20, rank, |c| {
+                c.rule = Rule::parse(rule).unwrap();
+                c.learning_rate = 0.05;
+                c.weight_decay = 0.01;
+                c.clip_norm = Some(0.3);
+            });
+            let mut b = a.clone();
+            for i in 0..40u64 {
+                let (x, g) = (draw(20, i), draw(20, i + 100));
+                let weight = if i % 3 == 0 { -0.4 } else { 0.9 };
+                a.accumulate_parts(&x, &g, weight).unwrap();
+                let want = a.apply(None).unwrap();
+                let got = b.learn_parts(&x, &g, weight, None).unwrap();
+                assert!((want.grad_norm - got.grad_norm).abs() < 1e-4 * want.grad_norm);
+                assert_eq!(
+                    (want.applied, want.count, want.clipped, want.trust_scaled),
+                    (got.applied, got.count, got.clipped, got.trust_scaled)
+                );
+                let near = |x: &[f32], y: &[f32]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-5);
+                assert!(near(a.factors().a(), b.factors().a()), "{rule} {rank} {i}");
+                assert!(near(a.factors().b(), b.factors().b()), "{rule} {rank} {i}");
+            }
+            assert!(b.learn_parts(&[f32::NAN; 20], &[1.0; 20], 1.0, None).is_err());
+            assert!(!b.learn_parts(&[0.0; 20], &[1.0; 20], 1.0, None).unwrap().applied);
+            // What was pending goes into the mean.
+            b.accumulate_parts(&draw(20, 1), &draw(20, 2), 1.0).unwrap();
+            assert_eq!(
+                b.learn_parts(&draw(20, 3), &draw(20, 4), 1.0, None)
+                    .unwrap()
+                    .count,
+                2
+            );
+        }
+    }
+}
+
+#[test]
 fn the_ring_forgets_after_256_queries() {
     let d = 4;
     let mut l = lora(d, 1, |c| c.learning_rate = 0.0);

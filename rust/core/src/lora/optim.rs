@@ -2,14 +2,13 @@
 
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite};
-use crate::kernels;
+use crate::kernels::{self, descent};
 use serde::{Deserialize, Serialize};
 
 const KIND: Kind = Kind {
     tag: *b"OPTM",
     version: 1,
 };
-const LANES: usize = 16;
 
 /// Update rule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -194,46 +193,52 @@ impl Optimizer {
         for (p, g) in parts.iter_mut() {
             let span = at..at + p.len();
             at += p.len();
-            let lr32 = lr as f32;
-            moved += match self.rule {
+            moved += f64::from(match self.rule {
+                // Plain descent: the coupled decay is a factor of the parameters too.
                 Rule::Sgd { momentum: 0.0 } => {
-                    walk(p, g, |p, g| keep * p - lr32 * (gscale * g + coupled * p))
+                    descent::sgd(p, g, keep - lr as f32 * coupled, lr as f32 * gscale)
                 }
                 Rule::Sgd { momentum } => {
                     // PyTorch's buffer starts as the first gradient; with a zero buffer that is the same sum.
-                    let mu = momentum as f32;
-                    walk1(p, g, &mut self.first[span], |p, g, m| {
-                        *m = mu * *m + (gscale * g + coupled * p);
-                        keep * p - lr32 * *m
-                    })
+                    let c = descent::Momentum {
+                        keep,
+                        rate: lr as f32,
+                        scale: gscale,
+                        coupled,
+                        mu: momentum as f32,
+                    };
+                    descent::momentum(p, g, &mut self.first[span], &c)
                 }
                 Rule::Adagrad { eps } => {
-                    let eps = eps as f32;
-                    walk1(p, g, &mut self.second[span], |p, g, v| {
-                        let g = gscale * g + coupled * p;
-                        *v += g * g;
-                        // A coordinate that never had a gradient must not become 0/0 when eps vanishes in float32.
-                        let root = v.sqrt() + eps;
-                        keep * p - if root > 0.0 { lr32 * g / root } else { 0.0 }
-                    })
+                    let c = descent::Adagrad {
+                        keep,
+                        rate: lr as f32,
+                        scale: gscale,
+                        eps: eps as f32,
+                    };
+                    descent::adagrad(p, g, &mut self.second[span], &c)
                 }
                 Rule::AdamW { beta1, beta2, eps } => {
-                    let rate = (lr / (1.0 - beta1.powi(t))) as f32;
-                    let inv = (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32;
-                    let (b1, b2, eps) = (beta1 as f32, beta2 as f32, eps as f32);
-                    let (c1, c2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
+                    let c = descent::Adam {
+                        keep,
+                        rate: (lr / (1.0 - beta1.powi(t))) as f32,
+                        scale: gscale,
+                        first: (beta1 as f32, (1.0 - beta1) as f32),
+                        second: (beta2 as f32, (1.0 - beta2) as f32),
+                        inv: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
+                        eps: eps as f32,
+                    };
                     let (first, second) = (&mut self.first[span.clone()], &mut self.second[span]);
-                    walk2(p, g, first, second, |p, g, m, v| {
-                        let g = gscale * g;
-                        *m = b1 * *m + c1 * g;
-                        *v = b2 * *v + c2 * g * g;
-                        let root = v.sqrt() * inv + eps;
-                        keep * p - if root > 0.0 { rate * *m / root } else { 0.0 }
-                    })
+                    descent::adamw(p, g, first, second, &c)
                 }
-            };
+            });
         }
         moved
+    }
+
+    /// Counts a step that was taken elsewhere, for a rule without state.
+    pub(super) fn count_step(&mut self) {
+        self.steps += 1;
     }
 
     /// Checked step on one slice.
@@ -280,58 +285,6 @@ pub(super) fn check_rate(name: &'static str, v: f64) -> Result<()> {
     } else {
         Err(Error::value(name, "a finite number, 0 or above", v))
     }
-}
-
-// The walkers take sixteen parameters at a time and keep sixteen partial sums of the squared step, so that the compiler
-// can vectorise them; the order of the sums is fixed.
-
-#[inline(always)]
-fn walk(p: &mut [f32], g: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
-    let mut acc = [0.0f32; LANES];
-    for (p, g) in p.chunks_mut(LANES).zip(g.chunks(LANES)) {
-        for ((p, g), acc) in p.iter_mut().zip(g).zip(&mut acc) {
-            let new = f(*p, *g);
-            let step = new - *p;
-            *p = new;
-            *acc += step * step;
-        }
-    }
-    acc.iter().map(|v| f64::from(*v)).sum()
-}
-
-#[inline(always)]
-fn walk1(p: &mut [f32], g: &[f32], m: &mut [f32], f: impl Fn(f32, f32, &mut f32) -> f32) -> f64 {
-    let mut acc = [0.0f32; LANES];
-    for ((p, g), m) in p.chunks_mut(LANES).zip(g.chunks(LANES)).zip(m.chunks_mut(LANES)) {
-        for (((p, g), m), acc) in p.iter_mut().zip(g).zip(m).zip(&mut acc) {
-            let new = f(*p, *g, m);
-            let step = new - *p;
-            *p = new;
-            *acc += step * step;
-        }
-    }
-    acc.iter().map(|v| f64::from(*v)).sum()
-}
-
-#[inline(always)]
-fn walk2(
-    p: &mut [f32],
-    g: &[f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    f: impl Fn(f32, f32, &mut f32, &mut f32) -> f32,
-) -> f64 {
-    let mut acc = [0.0f32; LANES];
-    let state = m.chunks_mut(LANES).zip(v.chunks_mut(LANES));
-    for ((p, g), (m, v)) in p.chunks_mut(LANES).zip(g.chunks(LANES)).zip(state) {
-        for ((((p, g), m), v), acc) in p.iter_mut().zip(g).zip(m).zip(v).zip(&mut acc) {
-            let new = f(*p, *g, m, v);
-            let step = new - *p;
-            *p = new;
-            *acc += step * step;
-        }
-    }
-    acc.iter().map(|v| f64::from(*v)).sum()
 }
 
 /// `g` scaled down to length `max_norm` if it is longer; the former length.

@@ -175,9 +175,9 @@ mod tests {
             w.push(0.0);
             let (q, s, z) = quantize_affine(&w).unwrap();
             for (v, q) in w.iter().zip(&q) {
-                let back = (f32::from(*q) - f32::from(z)) * s;
+                let back = (f64::from(*q) - f64::from(z)) * s;
                 // Half a step of rounding and half a step of the rounded zero point at the ends.
-                prop_assert!((v - back).abs() <= 1.001 * s);
+                prop_assert!((f64::from(*v) - back).abs() <= 1.001 * s);
             }
         }
 

@@ -76,6 +76,22 @@ impl SharedMicroLora {
         self.state.lock().lora.accumulate_parts(x, ascent, weight)
     }
 
+    /// [`MicroLora::learn_parts`].
+    pub fn learn_parts(
+        &self,
+        x: &[f32],
+        ascent: &[f32],
+        weight: f64,
+        learning_rate: Option<f64>,
+    ) -> Result<ApplyReport> {
+        let mut writer = self.state.lock();
+        let report = writer.lora.learn_parts(x, ascent, weight, learning_rate)?;
+        if report.applied {
+            self.publish(writer);
+        }
+        Ok(report)
+    }
+
     /// [`MicroLora::reset`].
     pub fn discard(&self) {
         self.state.lock().lora.reset();

@@ -16,40 +16,47 @@ const GROWTH: usize = 16;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct QueryRing {
     rows: Vec<f32>,
+    /// Squared length of each row.
+    squares: Vec<f32>,
     next: usize,
 }
 
 impl QueryRing {
-    pub(super) fn push(&mut self, x: &[f32]) {
+    /// Takes in a query of squared length `square`.
+    pub(super) fn push(&mut self, x: &[f32], square: f32) {
         let d = x.len();
         if self.rows.len() < RING * d {
             if self.rows.len() == self.rows.capacity() {
                 self.rows.reserve_exact(GROWTH * d);
+                self.squares.reserve_exact(GROWTH);
             }
             self.rows.extend_from_slice(x);
+            self.squares.push(square);
         } else {
             self.rows[self.next * d..(self.next + 1) * d].copy_from_slice(x);
+            self.squares[self.next] = square;
             self.next = (self.next + 1) % RING;
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.rows.clear();
+        self.squares.clear();
         self.next = 0;
     }
 
     /// A function of what is held alone, so that budgets act alike before and after a restart.
     pub(super) fn nbytes(&self, d: usize) -> usize {
-        self.rows.len().next_multiple_of(GROWTH * d) * size_of::<f32>()
+        self.squares.len().next_multiple_of(GROWTH) * (d + 1) * size_of::<f32>()
     }
 
     pub(super) fn validate(&self, d: usize) -> Result<()> {
-        let full = self.rows.len() == RING * d;
-        if !self.rows.len().is_multiple_of(d)
-            || self.rows.len() > RING * d
-            || self.next >= if full { RING } else { 1 }
-        {
+        let n = self.squares.len();
+        if n > RING || self.rows.len() != n * d || self.next >= if n == RING { RING } else { 1 } {
             return Err(Error::corrupt("query ring", "sizes do not match"));
+        }
+        if !self.squares.iter().all(|s| *s >= 0.0) {
+            return Err(Error::corrupt("query ring", "a squared length below 0"));
         }
         check_finite("query ring", &self.rows)
     }
@@ -115,29 +122,29 @@ fn quadratic(g: &[f64], c: &[f64]) -> f64 {
     sum.max(0.0)
 }
 
-/// True if ‖s·BAx‖ ≤ share·‖x‖ for *every* x: the largest singular value of BA from the two Gram matrices. Rank 1 and 2
-/// only, where the eigenvalue has a closed form; it saves the walk over the ring while the adapter is small.
+/// True if ‖s·BAx‖ ≤ share·‖x‖ for *every* x, which saves the walk over the ring while the adapter is small. First by
+/// the Frobenius norms, then by the largest singular value of BA (rank 1 and 2, where it has a closed form).
 fn certified(f: &Factors, share: f64) -> bool {
-    if f.rank() > 2 {
+    let bound = (share / f64::from(f.scale())).powi(2);
+    let squares = |x: &[f32]| f64::from(kernels::dot(x, x));
+    if squares(&f.a) * squares(&f.b) <= bound {
+        return true;
+    }
+    if f.rank() != 2 {
         return false;
     }
     let ga = gram(&f.a.chunks_exact(f.dim()).collect::<Vec<_>>());
     let gb = gram_columns(&f.b, f.rank());
-    let largest = if f.rank() == 1 {
-        ga[0] * gb[0]
-    } else {
-        // Largest eigenvalue of the 2 × 2 product; it is similar to a positive semi-definite matrix, so it is real.
-        let m = [
-            gb[0] * ga[0] + gb[1] * ga[2],
-            gb[0] * ga[1] + gb[1] * ga[3],
-            gb[2] * ga[0] + gb[3] * ga[2],
-            gb[2] * ga[1] + gb[3] * ga[3],
-        ];
-        let half = (m[0] + m[3]) / 2.0;
-        let det = m[0] * m[3] - m[1] * m[2];
-        half + (half * half - det).max(0.0).sqrt()
-    };
-    f64::from(f.scale()).powi(2) * largest <= share * share
+    // Largest eigenvalue of the 2 × 2 product; it is similar to a positive semi-definite matrix, so it is real.
+    let m = [
+        gb[0] * ga[0] + gb[1] * ga[2],
+        gb[0] * ga[1] + gb[1] * ga[3],
+        gb[2] * ga[0] + gb[3] * ga[2],
+        gb[2] * ga[1] + gb[3] * ga[3],
+    ];
+    let half = (m[0] + m[3]) / 2.0;
+    let det = m[0] * m[3] - m[1] * m[2];
+    half + (half * half - det).max(0.0).sqrt() <= bound
 }
 
 /// Scales the adapter back until ‖Δ(x)‖ ≤ share·‖x‖ for every query in the ring, where Δ is what learning added to the
@@ -161,15 +168,20 @@ fn from_identity(f: &mut Factors, ring: &QueryRing, share: f64) -> bool {
     let d = f.dim();
     let g = gram_columns(&f.b, f.rank());
     let s2 = f64::from(f.scale()).powi(2);
-    let mut h = vec![0.0; f.rank()];
+    let n = ring.squares.len();
+    // All projections at once: the rows stream through the cache once per rank.
+    let mut h = vec![0.0f32; n * f.rank()];
+    for (h, row) in h.chunks_exact_mut(n.max(1)).zip(f.a.chunks_exact(d)) {
+        kernels::gemv(&ring.rows, d, row, h);
+    }
     let mut worst = 0.0f64;
-    for x in ring.rows.chunks_exact(d) {
-        let len = f64::from(kernels::dot(x, x));
-        if len > 0.0 {
-            for (h, row) in h.iter_mut().zip(f.a.chunks_exact(d)) {
-                *h = f64::from(kernels::dot(row, x));
+    let mut c = vec![0.0; f.rank()];
+    for (i, square) in ring.squares.iter().enumerate() {
+        if *square > 0.0 {
+            for (c, h) in c.iter_mut().zip(h.chunks_exact(n)) {
+                *c = f64::from(h[i]);
             }
-            worst = worst.max(s2 * quadratic(&g, &h) / len);
+            worst = worst.max(s2 * quadratic(&g, &c) / f64::from(*square));
         }
     }
     let worst = worst.sqrt();
@@ -191,7 +203,7 @@ fn from_anchor(f: &mut Factors, ring: &QueryRing, anchor: &Anchor, share: f64) -
     let g = gram(&basis);
     let s = f64::from(f.scale()).abs();
     let mut best = 1.0f64;
-    for x in ring.rows.chunks_exact(d) {
+    for (x, square) in ring.rows.chunks_exact(d).zip(&ring.squares) {
         let at = |m: &[f32]| -> Vec<f64> {
             m.chunks_exact(d)
                 .map(|row| f64::from(kernels::dot(row, x)))
@@ -204,7 +216,7 @@ fn from_anchor(f: &mut Factors, ring: &QueryRing, anchor: &Anchor, share: f64) -
             let sum: Vec<f64> = h0.iter().zip(&dh).map(|(a, b)| a + b).collect();
             len(&[&sum, &dh])
         });
-        let bound = share * f64::from(kernels::dot(x, x)).sqrt();
+        let bound = share * f64::from(*square).sqrt();
         if whole > bound && bound > 0.0 {
             // The positive root of w·c² + u·c = bound, in the form that survives w = 0.
             best = best.min(2.0 * bound / (u + (u * u + 4.0 * w * bound).sqrt()));

@@ -123,6 +123,22 @@ pub(crate) struct PyMicroLora {
     pub(crate) shared: Arc<SharedMicroLora>,
 }
 
+/// Runs `f` on the query, the ascent direction and the weight of a `LearningSignal`.
+#[inline]
+fn with_signal<T>(
+    signal: &Bound<'_, PyAny>,
+    f: impl FnOnce(&[f32], &[f32], f64) -> sona_core::Result<T>,
+) -> PyResult<T> {
+    let py = signal.py();
+    let query = signal.getattr(intern!(py, "query_embedding"))?;
+    let gradient = signal.getattr(intern!(py, "gradient_estimate"))?;
+    let weight: f64 = signal.getattr(intern!(py, "weight"))?.extract()?;
+    let (mut a, mut b) = (Slot::None, Slot::None);
+    let query = vector_view("query_embedding", &query, &mut a)?;
+    let gradient = vector_view("gradient_estimate", &gradient, &mut b)?;
+    f(query, gradient, weight).py()
+}
+
 impl PyMicroLora {
     fn map<'py>(
         &self,
@@ -290,14 +306,28 @@ impl PyMicroLora {
     /// bool
     ///     False if the signal has no effect (zero weight, gradient or query); it is counted in ``metrics()``.
     fn accumulate_gradient(&self, signal: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let py = signal.py();
-        let query = signal.getattr(intern!(py, "query_embedding"))?;
-        let gradient = signal.getattr(intern!(py, "gradient_estimate"))?;
-        let weight: f64 = signal.getattr(intern!(py, "weight"))?.extract()?;
-        let (mut a, mut b) = (Slot::None, Slot::None);
-        let query = vector_view("query_embedding", &query, &mut a)?;
-        let gradient = vector_view("gradient_estimate", &gradient, &mut b)?;
-        self.shared.accumulate_parts(query, gradient, weight).py()
+        with_signal(signal, |x, g, weight| self.shared.accumulate_parts(x, g, weight))
+    }
+
+    /// ``accumulate_gradient`` and ``apply_accumulated`` in one call: learn from a signal at once; O(rank · d).
+    ///
+    /// Parameters
+    /// ----------
+    /// signal : LearningSignal
+    ///     Of this adapter's dimension. What is already pending goes into the same mean.
+    /// learning_rate : float, optional
+    ///     Instead of the configured one.
+    ///
+    /// Returns
+    /// -------
+    /// ApplyReport
+    ///     ``applied`` is false if the signal has no effect and nothing was pending.
+    #[pyo3(signature = (signal, learning_rate=None))]
+    fn learn(&self, signal: &Bound<'_, PyAny>, learning_rate: Option<f64>) -> PyResult<PyApplyReport> {
+        let report = with_signal(signal, |x, g, weight| {
+            self.shared.learn_parts(x, g, weight, learning_rate)
+        })?;
+        Ok(report.into())
     }
 
     /// One optimiser step with the mean of the pending gradients: clip, step, decay, trust region.
