@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 pub enum Tier {
     /// Portable Rust, no instructions beyond the target's baseline.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C-era bit manipulation (Haswell, Zen and later).
+    /// x86-64 with AVX2 and FMA (Haswell, Zen and later).
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later).
     Avx512,
