@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sona import _core
 from sona._core import Decision
+from sona.background import BackgroundThread, LearningResult, ScopeLearning
 from sona.config import SonaConfig
 from sona.exceptions import ConfigError
 from sona.report import Explanation, Promotion, Receipt, Report
@@ -97,6 +98,7 @@ class SonaEngine(_core.Engine):
 
     config: SonaConfig
     embedder: Embedder | None
+    _background: BackgroundThread
 
     def __new__(
         cls,
@@ -113,6 +115,7 @@ class SonaEngine(_core.Engine):
     def _begin(self, config: SonaConfig, embedder: Embedder | None) -> Self:
         self.config = config
         self.embedder = embedder
+        self._background = BackgroundThread(self, config.background_interval_ms / 1000.0)
         _ENGINES.add(self)
         return self
 
@@ -171,6 +174,30 @@ class SonaEngine(_core.Engine):
         True
         """
         return Trace(self, x, scope, source, user, now)
+
+    def background_learn(self, *, deadline_s: float | None = None) -> LearningResult:
+        """Run one background cycle on this thread: patterns from the remembered cases, the slow adapter from their clicks.
+
+        The slow adapter is published only with a sure gain on held-out clicks. Serving goes on meanwhile. ``deadline_s`` is
+        looked at between scopes. Cost: about 10 ms per 1,000 cases for the patterns, up to 20 passes over the clicks for
+        the adapter.
+        """
+        return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(deadline_s)))
+
+    def start(self) -> None:
+        """Start the background thread: one cycle every ``background_interval_ms``. No thread runs before this."""
+        if self.closed:
+            raise RuntimeError("the engine is closed")
+        self._background.start()
+
+    def pause(self) -> None:
+        """Stop the background thread after the cycle in progress; ``start`` goes on."""
+        self._background.stop()
+
+    def close(self) -> None:
+        """Stop the background thread, snapshot, flush and give up the files. Calling it again does nothing."""
+        self._background.stop()
+        super().close()
 
     def explain(self, decision_id: str | Decision) -> Explanation:
         """Base and learned parts of each shown score, and the remembered cases behind them, under the live state."""

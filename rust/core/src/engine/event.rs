@@ -149,6 +149,16 @@ pub enum Event {
     Feedback(FeedbackEvent),
     /// A finished trace.
     Trace(TraceEvent),
+    /// A background cycle took its input here.
+    CycleStart {
+        /// Scope that is trained.
+        scope: Arc<str>,
+    },
+    /// What the cycle that started last in this scope found was applied here; replay computes it again.
+    CyclePublish {
+        /// Scope that was trained.
+        scope: Arc<str>,
+    },
     /// The learned state went back to an earlier version.
     Rollback {
         /// Scope, or all of them.

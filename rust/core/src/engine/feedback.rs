@@ -139,6 +139,7 @@ impl Engine {
         let trust = self.config.source_trust.get(&*t.source).copied().unwrap_or(1.0);
         let mut next = (*scope.live.load_full()).clone();
         next.learn_trace(t, trust, &self.config, lamport)?;
+        ledger.keep_trace(&t.query, t.quality, self.config.capacity);
         scope.live.store(Arc::new(next));
         Ok(true)
     }

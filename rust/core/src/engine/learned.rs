@@ -8,7 +8,8 @@ use super::stats::{Progress, dcg};
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
-use crate::lora::{MicroConfig, MicroLora};
+use crate::lora::{BaseLora, Factors, MicroConfig, MicroLora};
+use crate::patterns::bank::Bank;
 use crate::patterns::cases::{
     Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, NewCase, Probe, Scored,
 };
@@ -30,6 +31,10 @@ pub struct Learned {
     pub quality: Baseline,
     /// The fast adapter, from the first trace on.
     pub micro: Option<Arc<MicroLora>>,
+    /// The slow adapter, from the first background cycle that passed the gate on.
+    pub base: Option<Arc<BaseLora>>,
+    /// Patterns of the last background cycle.
+    pub bank: Option<Arc<Bank>>,
 }
 
 /// Bias-corrected running mean that a reward is compared with, read before the reward enters.
@@ -131,6 +136,8 @@ impl Learned {
             progress: Progress::default(),
             quality: Baseline::default(),
             micro: None,
+            base: None,
+            bank: None,
         })
     }
 
@@ -141,19 +148,28 @@ impl Learned {
     }
 
     fn adapter_is_identity(&self) -> bool {
-        self.micro.as_ref().is_none_or(|m| m.factors().is_identity())
+        self.adapters().next().is_none()
+    }
+
+    /// Factors of the adapters that move anything.
+    fn adapters(&self) -> impl Iterator<Item = &Factors> {
+        let micro = self.micro.as_deref().map(MicroLora::factors);
+        let base = self.base.as_deref().and_then(|b| b.factors(0).ok());
+        micro.into_iter().chain(base).filter(|f| !f.is_identity())
     }
 
     /// What the adapters add to the unit query; `None` while they are the identity.
     fn adapter_delta(&self, unit: &[f32]) -> Result<Option<Vec<f32>>> {
-        match &self.micro {
-            Some(micro) if !micro.factors().is_identity() => {
-                let mut delta = vec![0.0; unit.len()];
-                micro.factors().delta_into(unit, &mut delta)?;
-                Ok(Some(delta))
+        let mut sum: Option<Vec<f32>> = None;
+        for factors in self.adapters() {
+            let mut delta = vec![0.0; unit.len()];
+            factors.delta_into(unit, &mut delta)?;
+            match &mut sum {
+                Some(sum) => kernels::axpy(1.0, &delta, sum),
+                None => sum = Some(delta),
             }
-            _ => Ok(None),
         }
+        Ok(sum)
     }
 
     /// Moves a query: û plus what the adapters add, of unit length; the query itself bit for bit while nothing is known.

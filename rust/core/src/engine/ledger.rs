@@ -42,6 +42,8 @@ pub struct Ledger {
     pub sources: BTreeMap<String, SourceCount>,
     /// Feedback that came before.
     pub duplicates: u64,
+    /// Queries and qualities of traces that the next background cycle takes in.
+    pub traces: VecDeque<(Vec<f32>, f32)>,
 }
 
 /// Identity of a feedback: same decision, same judgement, same source and user.
@@ -104,6 +106,14 @@ impl Ledger {
             entry.capped += 1;
             Verdict::Capped
         }
+    }
+
+    /// Keeps a trace for the next background cycle; the oldest go over `capacity`.
+    pub fn keep_trace(&mut self, query: &[f32], quality: f32, capacity: usize) {
+        if self.traces.len() >= capacity {
+            self.traces.pop_front();
+        }
+        self.traces.push_back((query.to_vec(), quality));
     }
 
     fn count(&mut self, who: String, minute: i64) -> u32 {

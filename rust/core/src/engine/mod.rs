@@ -7,6 +7,7 @@
 //!
 //! Lock order: fork gate (shared) → scope ledger → scope items → journal → pending. Readers of `adapt` take none.
 
+mod background;
 pub mod config;
 pub mod event;
 mod explore;
@@ -24,6 +25,7 @@ mod state;
 pub mod stats;
 mod view;
 
+pub use background::CycleReport;
 pub use config::{EngineConfig, Exploration, Mode};
 pub use event::{DecisionId, TraceEvent};
 pub use feedback::{Feedback, Outcome};
@@ -41,6 +43,7 @@ use arc_swap::ArcSwap;
 use journal::Journal;
 use parking_lot::Mutex;
 use pending::Pending;
+use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -66,7 +69,6 @@ pub(crate) struct Counters {
 
 /// Learns from outcomes, in this process. Safe to share between threads: readers take no lock, writers are serialised per
 /// scope.
-#[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
     mode: AtomicU8,
@@ -76,6 +78,10 @@ pub struct Engine {
     snapshots: Option<SnapshotStore>,
     next_decision: AtomicU64,
     closed: AtomicBool,
+    /// Held while a background cycle runs or the engine is pictured: a picture never falls between a cycle's start and end.
+    cycles: Mutex<()>,
+    /// Cycles that replay has seen begin and not yet end, by scope.
+    open_cycles: Mutex<FxHashMap<Arc<str>, background::CycleInput>>,
     gate: RwLock<()>,
     counters: Counters,
 }
@@ -110,6 +116,8 @@ impl Engine {
             snapshots,
             next_decision: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            cycles: Mutex::new(()),
+            open_cycles: Mutex::new(FxHashMap::default()),
             gate: RwLock::new(()),
             counters: Counters::default(),
             config,

@@ -1,6 +1,7 @@
 //! Everything that goes back to the journal: opening, other writers' events, rollback, forgetting.
 
 use super::Engine;
+use super::background;
 use super::event::{DecisionEvent, DecisionId, Event};
 use super::items::Item;
 use super::journal::{History, Journal, Positions, Sourced};
@@ -159,6 +160,28 @@ impl Engine {
                 let scope = self.scope_or_new(&t.scope)?;
                 let mut ledger = scope.ledger.lock();
                 self.apply_trace(&scope, &mut ledger, &t, lamport)?;
+            }
+            Event::CycleStart { scope } => {
+                let scope = self.scope_or_new(&scope)?;
+                let mut ledger = scope.ledger.lock();
+                let mut open = self.open_cycles.lock();
+                if let Some(unfinished) = open.remove(&scope.name) {
+                    // Its process ended before it could publish: the next cycle takes in what that one had taken.
+                    for trace in unfinished.traces.into_iter().rev() {
+                        ledger.traces.push_front(trace);
+                    }
+                }
+                let input = self.begin_cycle(&scope, &mut ledger);
+                open.insert(scope.name.clone(), input);
+            }
+            Event::CyclePublish { scope } => {
+                let scope = self.scope_or_new(&scope)?;
+                let input = self.open_cycles.lock().remove(&scope.name);
+                if let Some(input) = input {
+                    let result = input.run(&scope.name, &self.config)?;
+                    let _ledger = scope.ledger.lock();
+                    background::publish(&scope, result, lamport);
+                }
             }
             Event::Rollback { scope, to } => {
                 let states = replay.rollback_targets.get(&to).cloned().flatten();

@@ -13,7 +13,8 @@ use super::{Engine, Scopes};
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_finite};
 use crate::item::ItemId;
-use crate::lora::MicroLora;
+use crate::lora::{BaseLora, MicroLora};
+use crate::patterns::bank::Bank;
 use crate::patterns::cases::{CaseMemory, ItemGate};
 use crate::store::atomic;
 use arc_swap::ArcSwap;
@@ -42,6 +43,8 @@ struct ScopeImage {
     progress: Progress,
     quality: Baseline,
     micro: Option<Vec<u8>>,
+    base: Option<Vec<u8>>,
+    bank: Option<Vec<u8>>,
     ledger: Ledger,
     items: Vec<(ItemId, Vec<f32>)>,
 }
@@ -72,6 +75,8 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
         progress: live.progress.clone(),
         quality: live.quality,
         micro: live.micro.as_ref().map(|m| m.to_bytes()).transpose()?,
+        base: live.base.as_ref().map(|b| b.to_bytes()).transpose()?,
+        bank: live.bank.as_ref().map(|b| b.to_bytes()).transpose()?,
         ledger: ledger.clone(),
         items: items.iter().map(|i| (i.id.clone(), i.vector.to_vec())).collect(),
     })
@@ -95,6 +100,11 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     if micro.as_ref().is_some_and(|m| m.factors().dim() != config.dim) {
         return Err(Error::corrupt("engine state", "an adapter of another dimension"));
     }
+    let base = image.base.map(|b| BaseLora::from_bytes(&b)).transpose()?.map(Arc::new);
+    if base.as_ref().is_some_and(|b| b.factors(0).is_ok_and(|f| f.dim() != config.dim)) {
+        return Err(Error::corrupt("engine state", "a slow adapter of another dimension"));
+    }
+    let bank = image.bank.map(|b| Bank::from_bytes(&b)).transpose()?.map(Arc::new);
     let scope = Scope::new(&image.name, config)?;
     let learned = Learned {
         version: image.version,
@@ -103,6 +113,8 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         progress: image.progress,
         quality: image.quality,
         micro,
+        base,
+        bank,
     };
     let mut ledger = image.ledger;
     ledger.restore();
@@ -160,6 +172,7 @@ pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
 impl Engine {
     /// One consistent picture: no feedback is between journal and state while it is taken.
     fn image(&self, whole: bool) -> Result<EngineImage> {
+        let _no_cycle = self.cycles.lock();
         let names = self.scope_names();
         let scopes: Vec<Arc<Scope>> = names.iter().filter_map(|n| self.scope(n)).collect();
         let ledgers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
@@ -295,8 +308,11 @@ impl Engine {
         };
         let mut h = blake3::Hasher::new();
         h.update(&live.cases.to_bytes()?).update(&live.gate.to_bytes()?);
-        let rest =
-            postcard::to_stdvec(&(&live.progress, &live.quality)).map_err(|e| Error::corrupt("digest", e))?;
+        let micro = live.micro.as_ref().map(|m| m.to_bytes()).transpose()?;
+        let base = live.base.as_ref().map(|b| b.to_bytes()).transpose()?;
+        let bank = live.bank.as_ref().map(|b| b.to_bytes()).transpose()?;
+        let rest = postcard::to_stdvec(&(&live.progress, &live.quality, micro, base, bank))
+            .map_err(|e| Error::corrupt("digest", e))?;
         Ok(*h.update(&rest).finalize().as_bytes())
     }
 }

@@ -227,7 +227,7 @@ impl Engine {
                         }
                     }
                 }
-                Event::Trace(_) | Event::Rollback { .. } => {}
+                _ => {}
             }
         }
         Ok(out)

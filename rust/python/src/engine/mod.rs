@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Compiled base of `sona.SonaEngine`.
 #[pyclass(frozen, subclass, name = "Engine", module = "sona._core")]
@@ -411,6 +411,18 @@ impl PyEngine {
 
     fn _report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         views::report(py, &self.engine)
+    }
+
+    fn _background_learn<'py>(&self, py: Python<'py>, deadline_s: Option<f64>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let deadline = deadline_s
+            .map(|s| {
+                Duration::try_from_secs_f64(s)
+                    .map_err(|_| to_py(Error::value("deadline_s", "seconds, 0 or more", s)))
+            })
+            .transpose()?;
+        let engine = &self.engine;
+        let reports = detached(py, || engine.background_learn(deadline))?;
+        reports.iter().map(|r| views::cycle(py, r)).collect()
     }
 
     fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>, Py<PyAny>, f32)>> {

@@ -5,7 +5,7 @@ use crate::arrays::metrics_dict;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use sona_core::engine::stats::{Progress, Running};
-use sona_core::engine::{Engine, Explanation, Promotion, Removed};
+use sona_core::engine::{CycleReport, Engine, Explanation, Promotion, Removed};
 
 fn running<'py>(py: Python<'py>, r: &Running) -> PyResult<Bound<'py, PyDict>> {
     let d = PyDict::new(py);
@@ -104,5 +104,20 @@ pub(super) fn removed<'py>(py: Python<'py>, r: &Removed) -> PyResult<Bound<'py, 
     d.set_item("cases_before", r.cases_before)?;
     d.set_item("cases_after", r.cases_after)?;
     d.set_item("alive", r.alive.clone())?;
+    Ok(d)
+}
+
+pub(super) fn cycle<'py>(py: Python<'py>, r: &CycleReport) -> PyResult<Bound<'py, PyDict>> {
+    let d = PyDict::new(py);
+    d.set_item("scope", &*r.scope)?;
+    d.set_item("trajectories", r.trajectories)?;
+    d.set_item("patterns", r.patterns)?;
+    d.set_item("trained_on", r.trained_on)?;
+    d.set_item("accepted", r.accepted)?;
+    d.set_item("reason", &r.reason)?;
+    d.set_item("gain", r.gain)?;
+    d.set_item("low", r.interval.0)?;
+    d.set_item("high", r.interval.1)?;
+    d.set_item("elapsed_s", r.elapsed.as_secs_f64())?;
     Ok(d)
 }

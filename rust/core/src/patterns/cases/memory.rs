@@ -31,6 +31,19 @@ pub struct CaseMemory {
     pub(super) evicted: u64,
 }
 
+/// One remembered case, read-only.
+#[derive(Debug, Clone, Copy)]
+pub struct CaseView<'a> {
+    /// Id.
+    pub id: CaseId,
+    /// The request, of unit length.
+    pub query: &'a [f32],
+    /// Items that the feedback was about.
+    pub items: &'a [ItemId],
+    /// Signed strength of the feedback.
+    pub weight: f32,
+}
+
 /// One feedback to remember.
 #[derive(Debug, Clone)]
 pub struct NewCase<'a> {
@@ -321,6 +334,18 @@ impl CaseMemory {
             .flat_map(|s| &s.cases)
             .flat_map(|c| c.meta.items.iter())
             .find(|id| id.is_opaque())
+    }
+
+    /// All cases, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = CaseView<'_>> {
+        self.segments.iter().flat_map(|s| {
+            s.cases.iter().enumerate().map(|(slot, c)| CaseView {
+                id: c.id,
+                query: s.query(slot),
+                items: &c.meta.items,
+                weight: c.weight,
+            })
+        })
     }
 
     /// Counters and sizes.

@@ -30,7 +30,7 @@ mod tests;
 
 pub use candidates::{Candidates, Scored};
 pub use gate::{GateMode, GateParams, ItemGate};
-pub use memory::{CaseMemory, NewCase};
+pub use memory::{CaseMemory, CaseView, NewCase};
 pub use params::CaseParams;
 pub use probe::Probe;
 pub use segment::CaseId;
