@@ -132,10 +132,10 @@ def bench_set(
     for condition in conditions:
         count = seeds if condition.name == "clean" else min(seeds, 3)
         runs = []
-        with Progress(count, f"{name}, {condition.name}", enabled=show) as bar:
+        with Progress(f"{name}, {condition.name}", count, show=show) as bar:
             for seed in range(count):
                 runs.append(simulate(data, condition, seed, marks=marks))
-                bar.update()
+                bar.advance()
         groups = ["all", "seen", "unseen"] if condition.hidden or not data.closed else ["all"]
         for after in (*marks, -1):
             for group in groups:
