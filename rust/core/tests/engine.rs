@@ -477,3 +477,62 @@ fn a_judged_item_that_was_not_ranked_is_learned_and_replayed() {
     drop(engine);
     assert_eq!(open(dir.path()).digest("s").unwrap(), digest);
 }
+
+#[test]
+fn background_cycles_find_patterns_and_replay_to_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mut world = World::new(18);
+    world.run(&engine, "a", "", 400);
+    trace(&engine, "a");
+    let first = engine.background_learn(None, 10.0).unwrap();
+    assert_eq!(first.len(), 1);
+    assert!(first[0].patterns > 0 && first[0].trained_on > 0, "{first:?}");
+    let query = vec![0.2; D];
+    let ids: Vec<u64> = engine.find_patterns("a", &query, 3).unwrap().iter().map(|(p, _)| p.id).collect();
+    assert_eq!(ids.len(), 3);
+    assert!(engine.find_patterns("b", &query, 3).unwrap().is_empty());
+    world.run(&engine, "a", "", 50);
+    engine.checkpoint().unwrap();
+    let second = engine.background_learn(None, 20.0).unwrap();
+    assert!(second[0].patterns <= first[0].patterns * 2, "patterns do not double: {second:?}");
+    world.run(&engine, "a", "", 5);
+    let digest = engine.digest("a").unwrap();
+    drop(engine);
+    assert_eq!(open(dir.path()).digest("a").unwrap(), digest);
+    std::fs::remove_dir_all(dir.path().join("snapshots")).unwrap();
+    assert_eq!(open(dir.path()).digest("a").unwrap(), digest);
+}
+
+#[test]
+fn the_slow_adapter_is_published_where_it_surely_helps_and_only_there() {
+    // Every request is its item moved by one fixed vector: one low-rank correction helps all of them, also those whose item has
+    // no case. The case memory, which would learn the same, is switched off.
+    let linear = Engine::in_memory(EngineConfig { base_lr: 2e-4, eta: 0.0, recall_weight: 0.0, ..config() }).unwrap();
+    let random = Engine::in_memory(EngineConfig { base_lr: 2e-4, eta: 0.0, recall_weight: 0.0, ..config() }).unwrap();
+    let mut rng = stream(19, 0);
+    let mut unit = |d: usize| -> Vec<f32> { (0..d).map(|_| rng.random::<f32>() - 0.5).collect() };
+    let vectors: Vec<f32> = (0..200).flat_map(|_| unit(D)).collect();
+    let shift = unit(D);
+    for (engine, by_map) in [(&linear, true), (&random, false)] {
+        for i in 0..600usize {
+            let target = (i * 7) % 200;
+            let mut query: Vec<f32> = vectors[target * D..(target + 1) * D].to_vec();
+            if by_map {
+                query.iter_mut().zip(&shift).for_each(|(q, s)| *q -= 2.0 * s);
+            }
+            let names: Vec<i64> = (0..200).collect();
+            let ids: Vec<IdRef<'_>> = names.iter().map(|n| IdRef::Int(*n)).collect();
+            let request = Request { scope: "s", query: &query, ids: &ids, vectors: Some(&vectors), scores: None, k: 5, user: "", now: 0.0 };
+            let id = engine.rank(&request).unwrap().id.unwrap();
+            let wanted = if by_map { target } else { (i * 31 + i * i) % 200 };
+            let rewards = [(ids[wanted], 1.0)];
+            let f = Feedback { decision: id, rewards: &rewards, vectors: None, quality: None, source: "", user: "", now: 0.0 };
+            engine.feedback(&f).unwrap();
+        }
+    }
+    let helped = linear.background_learn(None, 0.0).unwrap();
+    assert!(helped[0].accepted, "{helped:?}");
+    let not = random.background_learn(None, 0.0).unwrap();
+    assert!(!not[0].accepted, "{not:?}");
+}

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
 use crate::lora::{BaseConfig, BaseLora};
-use crate::patterns::bank::{Bank, BankConfig};
+use crate::patterns::bank::{Bank, BankConfig, Outcome};
 use crate::rng::{RngExt, stream};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -62,11 +62,14 @@ pub(super) struct CycleInput {
     learned: Arc<Learned>,
     items: FxHashMap<ItemId, Arc<Item>>,
     pub(super) traces: Vec<(Vec<f32>, f32)>,
+    /// Seconds since the epoch, from the journal.
+    now: i64,
 }
 
 /// What a cycle found, to be published.
 pub(super) struct CycleResult {
     bank: Bank,
+    banked: u64,
     base: Option<BaseLora>,
     report: CycleReport,
 }
@@ -80,7 +83,7 @@ struct Pair<'a> {
 }
 
 impl CycleInput {
-    fn take(scope: &Scope, traces: Vec<(Vec<f32>, f32)>) -> Self {
+    fn take(scope: &Scope, traces: Vec<(Vec<f32>, f32)>, now: f64) -> Self {
         let learned = scope.live.load_full();
         let table = scope.items.read();
         let mut items = FxHashMap::default();
@@ -92,7 +95,7 @@ impl CycleInput {
             }
         }
         drop(table);
-        Self { learned, items, traces }
+        Self { learned, items, traces, now: now as i64 }
     }
 
     fn pairs(&self) -> Vec<Pair<'_>> {
@@ -111,7 +114,7 @@ impl CycleInput {
     /// The whole cycle: a pure function of the input and the settings.
     pub(super) fn run(&self, scope: &Arc<str>, config: &EngineConfig) -> Result<CycleResult> {
         let started = Instant::now();
-        let bank = self.extract(config)?;
+        let bank = self.extract(scope, config)?;
         let pairs = self.pairs();
         let fold = |case: u64| case % FOLDS;
         let train: Vec<&Pair<'_>> = pairs.iter().filter(|p| fold(p.case) > 1).collect();
@@ -120,7 +123,7 @@ impl CycleInput {
         let mut report = CycleReport {
             scope: scope.clone(),
             trajectories: self.learned.cases.len() + self.traces.len(),
-            patterns: bank.len(),
+            patterns: bank.patterns().len(),
             trained_on: 0,
             accepted: false,
             reason: format!("{} clicks, {ENOUGH_PAIRS} are needed to train the slow adapter", train.len()),
@@ -146,32 +149,38 @@ impl CycleInput {
             base = report.accepted.then_some(candidate);
         }
         report.elapsed = started.elapsed();
-        Ok(CycleResult { bank, base, report })
+        let banked = self.learned.cases.iter().last().map_or(self.learned.banked, |c| c.id + 1);
+        Ok(CycleResult { bank, banked, base, report })
     }
 
     /// Patterns: clusters of the cases' requests and of the traces, with ids that survive.
-    fn extract(&self, config: &EngineConfig) -> Result<Bank> {
+    fn extract(&self, scope: &str, config: &EngineConfig) -> Result<Bank> {
         let settings = BankConfig {
             k_clusters: config.pattern_clusters,
             embedding_dim: config.dim,
             max_trajectories: config.capacity,
-            quality_threshold: 0.0,
+            quality_threshold: f64::from(config.quality_threshold),
             seed: config.seed,
             ..BankConfig::default()
         };
         let mut bank = match &self.learned.bank {
-            Some(bank) => bank.emptied(),
+            Some(bank) => (**bank).clone(),
             None => Bank::new(settings)?,
         };
-        for case in self.learned.cases.iter() {
-            let quality = f64::from((0.5 + 0.5 * case.weight).clamp(0.0, 1.0));
+        for case in self.learned.cases.iter().filter(|c| c.id >= self.learned.banked) {
             let action = case.items.first().map(ToString::to_string);
-            bank.add(case.query, quality, action.as_deref())?;
+            bank.add(Outcome {
+                embedding: case.query,
+                quality: f64::from(0.5 + 0.5 * case.weight.clamp(-1.0, 1.0)),
+                action: action.as_deref(),
+                scope,
+                verdict: None,
+            })?;
         }
-        for (query, quality) in &self.traces {
-            bank.add(query, f64::from(*quality), None)?;
+        for (query, quality) in self.traces.iter().filter(|(q, _)| q.iter().any(|v| *v != 0.0)) {
+            bank.add(Outcome { embedding: query, quality: f64::from(*quality), action: None, scope, verdict: None })?;
         }
-        bank.extract()?;
+        bank.extract(self.now)?;
         Ok(bank)
     }
 
@@ -275,7 +284,7 @@ fn held_out_dcg(base: &BaseLora, pairs: &[&Pair<'_>]) -> Result<f64> {
 impl Engine {
     /// Runs one background cycle in every scope, on the calling thread. Serving goes on meanwhile. The deadline is looked at
     /// between scopes: within one the work is bounded by its input, so that replay, which has no clock, finds the same.
-    pub fn background_learn(&self, deadline: Option<Duration>) -> Result<Vec<CycleReport>> {
+    pub fn background_learn(&self, deadline: Option<Duration>, now: f64) -> Result<Vec<CycleReport>> {
         let end = deadline.map(|d| Instant::now() + d);
         let mut out = Vec::new();
         for name in self.scope_names() {
@@ -284,21 +293,21 @@ impl Engine {
             }
             if let Some(scope) = self.scope(&name) {
                 if self.mode().learns() {
-                    out.push(self.cycle(&scope)?);
+                    out.push(self.cycle(&scope, now)?);
                 }
             }
         }
         Ok(out)
     }
 
-    fn cycle(&self, scope: &Scope) -> Result<CycleReport> {
+    fn cycle(&self, scope: &Scope, now: f64) -> Result<CycleReport> {
         // One cycle of a scope at a time, and none while a snapshot of the engine is taken.
         let _one = self.cycles.lock();
         let input = {
             let _guard = self.enter()?;
             let mut ledger = scope.ledger.lock();
-            self.written(self.journal.lock().append(Event::CycleStart { scope: scope.name.clone() }))?;
-            self.begin_cycle(scope, &mut ledger)
+            self.written(self.journal.lock().append(Event::CycleStart { scope: scope.name.clone(), now }))?;
+            self.begin_cycle(scope, &mut ledger, now)
         };
         let result = input.run(&scope.name, &self.config);
         let _guard = self.enter()?;
@@ -322,8 +331,8 @@ impl Engine {
     }
 
     /// Takes the input of a cycle. The caller holds the scope's ledger; replay comes through here too.
-    pub(super) fn begin_cycle(&self, scope: &Scope, ledger: &mut super::ledger::Ledger) -> CycleInput {
-        CycleInput::take(scope, ledger.traces.drain(..).collect())
+    pub(super) fn begin_cycle(&self, scope: &Scope, ledger: &mut super::ledger::Ledger, now: f64) -> CycleInput {
+        CycleInput::take(scope, ledger.traces.drain(..).collect(), now)
     }
 }
 
@@ -331,6 +340,7 @@ impl Engine {
 pub(super) fn publish(scope: &Scope, result: CycleResult, lamport: u64) -> CycleReport {
     let mut next = (*scope.live.load_full()).clone();
     next.bank = Some(Arc::new(result.bank));
+    next.banked = result.banked;
     if let Some(base) = result.base {
         next.base = Some(Arc::new(base));
     }

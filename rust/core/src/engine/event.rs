@@ -153,6 +153,8 @@ pub enum Event {
     CycleStart {
         /// Scope that is trained.
         scope: Arc<str>,
+        /// Seconds since the epoch.
+        now: f64,
     },
     /// What the cycle that started last in this scope found was applied here; replay computes it again.
     CyclePublish {

@@ -35,6 +35,8 @@ pub struct Learned {
     pub base: Option<Arc<BaseLora>>,
     /// Patterns of the last background cycle.
     pub bank: Option<Arc<Bank>>,
+    /// Cases with smaller ids are in the bank.
+    pub banked: u64,
 }
 
 /// Bias-corrected running mean that a reward is compared with, read before the reward enters.
@@ -138,6 +140,7 @@ impl Learned {
             micro: None,
             base: None,
             bank: None,
+            banked: 0,
         })
     }
 

@@ -161,7 +161,7 @@ impl Engine {
                 let mut ledger = scope.ledger.lock();
                 self.apply_trace(&scope, &mut ledger, &t, lamport)?;
             }
-            Event::CycleStart { scope } => {
+            Event::CycleStart { scope, now } => {
                 let scope = self.scope_or_new(&scope)?;
                 let mut ledger = scope.ledger.lock();
                 let mut open = self.open_cycles.lock();
@@ -171,7 +171,7 @@ impl Engine {
                         ledger.traces.push_front(trace);
                     }
                 }
-                let input = self.begin_cycle(&scope, &mut ledger);
+                let input = self.begin_cycle(&scope, &mut ledger, now);
                 open.insert(scope.name.clone(), input);
             }
             Event::CyclePublish { scope } => {
@@ -380,7 +380,7 @@ impl Engine {
                 Event::Decision(d) => &*d.user == user || bad.contains(&d.id),
                 Event::Feedback(f) => &*f.user == user || bad.contains(&f.decision),
                 Event::Trace(t) => &*t.user == user,
-                Event::Item { .. } | Event::Rollback { .. } => false,
+                Event::Item { .. } | Event::CycleStart { .. } | Event::CyclePublish { .. } | Event::Rollback { .. } => false,
             },
             |e| match e {
                 Event::Decision(d) if &*d.user == user => Some(d.id),
@@ -389,7 +389,7 @@ impl Engine {
                 | Event::Feedback(_)
                 | Event::Trace(_)
                 | Event::Item { .. }
-                | Event::Rollback { .. } => None,
+                | Event::CycleStart { .. } | Event::CyclePublish { .. } | Event::Rollback { .. } => None,
             },
             |r| &*r.user == user,
         )

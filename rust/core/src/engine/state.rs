@@ -45,6 +45,7 @@ struct ScopeImage {
     micro: Option<Vec<u8>>,
     base: Option<Vec<u8>>,
     bank: Option<Vec<u8>>,
+    banked: u64,
     ledger: Ledger,
     items: Vec<(ItemId, Vec<f32>)>,
 }
@@ -77,6 +78,7 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
         micro: live.micro.as_ref().map(|m| m.to_bytes()).transpose()?,
         base: live.base.as_ref().map(|b| b.to_bytes()).transpose()?,
         bank: live.bank.as_ref().map(|b| b.to_bytes()).transpose()?,
+        banked: live.banked,
         ledger: ledger.clone(),
         items: items.iter().map(|i| (i.id.clone(), i.vector.to_vec())).collect(),
     })
@@ -115,6 +117,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         micro,
         base,
         bank,
+        banked: image.banked,
     };
     let mut ledger = image.ledger;
     ledger.restore();

@@ -7,9 +7,10 @@ use super::learned::Listing;
 use super::ledger::SourceCount;
 use super::stats::Progress;
 use super::{Engine, Mode};
-use crate::error::Result;
+use crate::error::{Result, check_dim, check_finite};
 use crate::item::ItemId;
 use crate::metrics::Metrics;
+use crate::patterns::bank::Pattern;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -231,6 +232,15 @@ impl Engine {
             }
         }
         Ok(out)
+    }
+
+    /// Patterns of the last background cycle that are most like the query, best first. O(patterns · d).
+    pub fn find_patterns(&self, scope: &str, query: &[f32], k: usize) -> Result<Vec<(Pattern, f32)>> {
+        check_dim("x", self.config.dim, query.len())?;
+        check_finite("x", query)?;
+        let Some(bank) = self.scope(scope).and_then(|s| s.live.load().bank.clone()) else { return Ok(Vec::new()) };
+        let found = bank.nearest(query, k, scope, |_| true)?;
+        Ok(found.into_iter().map(|(p, s)| (p.clone(), s)).collect())
     }
 
     /// Logical time of the last event in the journal: the version to come back to with `rollback`.

@@ -421,7 +421,8 @@ impl PyEngine {
             })
             .transpose()?;
         let engine = &self.engine;
-        let reports = detached(py, || engine.background_learn(deadline))?;
+        let now = seconds(None);
+        let reports = detached(py, || engine.background_learn(deadline, now))?;
         reports.iter().map(|r| views::cycle(py, r)).collect()
     }
 
