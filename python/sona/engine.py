@@ -17,6 +17,7 @@ from sona.exceptions import ConfigError
 from sona.report import Explanation, Promotion, Receipt, Report
 
 if TYPE_CHECKING:
+    from sona.patterns import PatternMatch
     from sona.embed import Embedder
 
 __all__ = ["Decision", "SonaEngine", "Trace"]
@@ -183,6 +184,19 @@ class SonaEngine(_core.Engine):
         the adapter.
         """
         return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(deadline_s)))
+
+    def find_patterns(self, x: Any, k: int = 5, *, scope: str = "default") -> list[PatternMatch]:
+        """What worked for requests like this: the nearest patterns of the last background cycle, best first.
+
+        Empty before the first cycle. Reading does not count as an access. O(patterns · d).
+        """
+        from sona.patterns import LearnedPattern, PatternMatch, Verdict
+
+        out = []
+        for values, similarity in self._find_patterns(x, k, scope=scope):
+            values["verdict"] = Verdict[values["verdict"]]
+            out.append(PatternMatch(LearnedPattern(**values), similarity))
+        return out
 
     def start(self) -> None:
         """Start the background thread: one cycle every ``background_interval_ms``. No thread runs before this."""

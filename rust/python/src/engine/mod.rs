@@ -426,6 +426,20 @@ impl PyEngine {
         reports.iter().map(|r| views::cycle(py, r)).collect()
     }
 
+    #[pyo3(signature = (x, k, *, scope))]
+    fn _find_patterns<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        k: usize,
+        scope: &str,
+    ) -> PyResult<Vec<(Bound<'py, PyDict>, f32)>> {
+        let query = self.query("x", x)?;
+        let engine = &self.engine;
+        let found = detached(py, || engine.find_patterns(scope, &query, k))?;
+        found.iter().map(|(p, s)| Ok((views::pattern(py, p)?, *s))).collect()
+    }
+
     fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>, Py<PyAny>, f32)>> {
         let engine = &self.engine;
         let rows = detached(py, || engine.preferences())?;

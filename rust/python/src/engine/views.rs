@@ -2,8 +2,10 @@
 
 use super::ids::to_object;
 use crate::arrays::metrics_dict;
+use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use sona_core::patterns::bank::Pattern;
 use sona_core::engine::stats::{Progress, Running};
 use sona_core::engine::{CycleReport, Engine, Explanation, Promotion, Removed};
 
@@ -119,5 +121,20 @@ pub(super) fn cycle<'py>(py: Python<'py>, r: &CycleReport) -> PyResult<Bound<'py
     d.set_item("low", r.interval.0)?;
     d.set_item("high", r.interval.1)?;
     d.set_item("elapsed_s", r.elapsed.as_secs_f64())?;
+    Ok(d)
+}
+
+pub(super) fn pattern<'py>(py: Python<'py>, p: &Pattern) -> PyResult<Bound<'py, PyDict>> {
+    let d = PyDict::new(py);
+    d.set_item("id", p.id)?;
+    d.set_item("centroid", PyArray1::from_slice(py, &p.centroid))?;
+    d.set_item("cluster_size", p.cluster_size)?;
+    d.set_item("total_weight", p.total_weight)?;
+    d.set_item("avg_quality", p.avg_quality)?;
+    d.set_item("quality_var", p.quality_var)?;
+    d.set_item("created_at", p.created_at)?;
+    d.set_item("last_accessed", p.last_accessed)?;
+    d.set_item("access_count", p.access_count)?;
+    d.set_item("verdict", format!("{:?}", p.verdict).to_uppercase())?;
     Ok(d)
 }
