@@ -489,13 +489,21 @@ fn background_cycles_find_patterns_and_replay_to_the_same_bits() {
     assert_eq!(first.len(), 1);
     assert!(first[0].patterns > 0 && first[0].trained_on > 0, "{first:?}");
     let query = vec![0.2; D];
-    let ids: Vec<u64> = engine.find_patterns("a", &query, 3).unwrap().iter().map(|(p, _)| p.id).collect();
+    let ids: Vec<u64> = engine
+        .find_patterns("a", &query, 3)
+        .unwrap()
+        .iter()
+        .map(|(p, _)| p.id)
+        .collect();
     assert_eq!(ids.len(), 3);
     assert!(engine.find_patterns("b", &query, 3).unwrap().is_empty());
     world.run(&engine, "a", "", 50);
     engine.checkpoint().unwrap();
     let second = engine.background_learn(None, 20.0).unwrap();
-    assert!(second[0].patterns <= first[0].patterns * 2, "patterns do not double: {second:?}");
+    assert!(
+        second[0].patterns <= first[0].patterns * 2,
+        "patterns do not double: {second:?}"
+    );
     world.run(&engine, "a", "", 5);
     let digest = engine.digest("a").unwrap();
     drop(engine);
@@ -508,8 +516,20 @@ fn background_cycles_find_patterns_and_replay_to_the_same_bits() {
 fn the_slow_adapter_is_published_where_it_surely_helps_and_only_there() {
     // Every request is its item moved by one fixed vector: one low-rank correction helps all of them, also those whose item has
     // no case. The case memory, which would learn the same, is switched off.
-    let linear = Engine::in_memory(EngineConfig { base_lr: 2e-4, eta: 0.0, recall_weight: 0.0, ..config() }).unwrap();
-    let random = Engine::in_memory(EngineConfig { base_lr: 2e-4, eta: 0.0, recall_weight: 0.0, ..config() }).unwrap();
+    let linear = Engine::in_memory(EngineConfig {
+        base_lr: 2e-4,
+        eta: 0.0,
+        recall_weight: 0.0,
+        ..config()
+    })
+    .unwrap();
+    let random = Engine::in_memory(EngineConfig {
+        base_lr: 2e-4,
+        eta: 0.0,
+        recall_weight: 0.0,
+        ..config()
+    })
+    .unwrap();
     let mut rng = stream(19, 0);
     let mut unit = |d: usize| -> Vec<f32> { (0..d).map(|_| rng.random::<f32>() - 0.5).collect() };
     let vectors: Vec<f32> = (0..200).flat_map(|_| unit(D)).collect();
@@ -523,11 +543,28 @@ fn the_slow_adapter_is_published_where_it_surely_helps_and_only_there() {
             }
             let names: Vec<i64> = (0..200).collect();
             let ids: Vec<IdRef<'_>> = names.iter().map(|n| IdRef::Int(*n)).collect();
-            let request = Request { scope: "s", query: &query, ids: &ids, vectors: Some(&vectors), scores: None, k: 5, user: "", now: 0.0 };
+            let request = Request {
+                scope: "s",
+                query: &query,
+                ids: &ids,
+                vectors: Some(&vectors),
+                scores: None,
+                k: 5,
+                user: "",
+                now: 0.0,
+            };
             let id = engine.rank(&request).unwrap().id.unwrap();
             let wanted = if by_map { target } else { (i * 31 + i * i) % 200 };
             let rewards = [(ids[wanted], 1.0)];
-            let f = Feedback { decision: id, rewards: &rewards, vectors: None, quality: None, source: "", user: "", now: 0.0 };
+            let f = Feedback {
+                decision: id,
+                rewards: &rewards,
+                vectors: None,
+                quality: None,
+                source: "",
+                user: "",
+                now: 0.0,
+            };
             engine.feedback(&f).unwrap();
         }
     }

@@ -3,13 +3,13 @@
 //! A cycle takes its input under the scope's writer lock and notes that in the journal, works without any lock, and publishes
 //! under the lock again. Readers and writers never wait for it. Replay computes the same cycle from the same input.
 
+use super::Engine;
 use super::config::EngineConfig;
 use super::event::Event;
 use super::items::{IdRef, Item};
 use super::learned::Learned;
 use super::scope::Scope;
 use super::stats::{Running, dcg};
-use super::Engine;
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
@@ -95,7 +95,12 @@ impl CycleInput {
             }
         }
         drop(table);
-        Self { learned, items, traces, now: now as i64 }
+        Self {
+            learned,
+            items,
+            traces,
+            now: now as i64,
+        }
     }
 
     fn pairs(&self) -> Vec<Pair<'_>> {
@@ -104,7 +109,12 @@ impl CycleInput {
             for id in case.items {
                 if let Some(item) = self.items.get(id).filter(|i| i.inv_norm > 0.0) {
                     let vector = item.vector.iter().map(|v| v * item.inv_norm).collect();
-                    out.push(Pair { case: case.id, query: case.query, item: id, vector });
+                    out.push(Pair {
+                        case: case.id,
+                        query: case.query,
+                        item: id,
+                        vector,
+                    });
                 }
             }
         }
@@ -118,15 +128,26 @@ impl CycleInput {
         let pairs = self.pairs();
         let fold = |case: u64| case % FOLDS;
         let train: Vec<&Pair<'_>> = pairs.iter().filter(|p| fold(p.case) > 1).collect();
-        let stop: Vec<&Pair<'_>> = pairs.iter().filter(|p| fold(p.case) == 1).take(HELD_OUT).collect();
-        let gate: Vec<&Pair<'_>> = pairs.iter().filter(|p| fold(p.case) == 0).take(HELD_OUT).collect();
+        let stop: Vec<&Pair<'_>> = pairs
+            .iter()
+            .filter(|p| fold(p.case) == 1)
+            .take(HELD_OUT)
+            .collect();
+        let gate: Vec<&Pair<'_>> = pairs
+            .iter()
+            .filter(|p| fold(p.case) == 0)
+            .take(HELD_OUT)
+            .collect();
         let mut report = CycleReport {
             scope: scope.clone(),
             trajectories: self.learned.cases.len() + self.traces.len(),
             patterns: bank.patterns().len(),
             trained_on: 0,
             accepted: false,
-            reason: format!("{} clicks, {ENOUGH_PAIRS} are needed to train the slow adapter", train.len()),
+            reason: format!(
+                "{} clicks, {ENOUGH_PAIRS} are needed to train the slow adapter",
+                train.len()
+            ),
             gain: 0.0,
             interval: (0.0, 0.0),
             elapsed: Duration::ZERO,
@@ -149,8 +170,18 @@ impl CycleInput {
             base = report.accepted.then_some(candidate);
         }
         report.elapsed = started.elapsed();
-        let banked = self.learned.cases.iter().last().map_or(self.learned.banked, |c| c.id + 1);
-        Ok(CycleResult { bank, banked, base, report })
+        let banked = self
+            .learned
+            .cases
+            .iter()
+            .last()
+            .map_or(self.learned.banked, |c| c.id + 1);
+        Ok(CycleResult {
+            bank,
+            banked,
+            base,
+            report,
+        })
     }
 
     /// Patterns: clusters of the cases' requests and of the traces, with ids that survive.
@@ -178,7 +209,13 @@ impl CycleInput {
             })?;
         }
         for (query, quality) in self.traces.iter().filter(|(q, _)| q.iter().any(|v| *v != 0.0)) {
-            bank.add(Outcome { embedding: query, quality: f64::from(*quality), action: None, scope, verdict: None })?;
+            bank.add(Outcome {
+                embedding: query,
+                quality: f64::from(*quality),
+                action: None,
+                scope,
+                verdict: None,
+            })?;
         }
         bank.extract(self.now)?;
         Ok(bank)
@@ -186,12 +223,7 @@ impl CycleInput {
 
     /// In-batch InfoNCE (van den Oord 2018) on the clicks, stopped when the held-out loss no longer falls: without that a
     /// slow adapter trained on clicks overfits badly.
-    fn train(
-        &self,
-        train: &[&Pair<'_>],
-        stop: &[&Pair<'_>],
-        config: &EngineConfig,
-    ) -> Result<BaseLora> {
+    fn train(&self, train: &[&Pair<'_>], stop: &[&Pair<'_>], config: &EngineConfig) -> Result<BaseLora> {
         let settings = BaseConfig {
             learning_rate: f64::from(config.base_lr) * RATE_FACTOR,
             seed: config.seed,
@@ -236,7 +268,12 @@ impl CycleInput {
 
     /// DCG of the held-out clicks among the known items, with the candidate's adapter and with the live one. The cases about
     /// the clicked item are taken out, so that the rest of the engine does not simply remember the answer.
-    fn compare(&self, candidate: &BaseLora, gate: &[&Pair<'_>], config: &EngineConfig) -> Result<(f64, (f64, f64))> {
+    fn compare(
+        &self,
+        candidate: &BaseLora,
+        gate: &[&Pair<'_>],
+        config: &EngineConfig,
+    ) -> Result<(f64, (f64, f64))> {
         let mut pool: Vec<(&ItemId, Vec<f32>)> = Vec::new();
         let mut known: Vec<_> = self.items.iter().collect();
         known.sort_by_key(|(id, _)| (*id).clone());
@@ -247,7 +284,11 @@ impl CycleInput {
         let mut gain = Running::default();
         for pair in gate {
             let probe = self.learned.cases.probe(pair.query)?.without(&[pair.item]);
-            let start: &[f32] = if probe.is_empty() { probe.query() } else { probe.adapted() };
+            let start: &[f32] = if probe.is_empty() {
+                probe.query()
+            } else {
+                probe.adapted()
+            };
             let score = |base: Option<&BaseLora>| -> Result<f64> {
                 let mut moved = start.to_vec();
                 if let Some(base) = base {
@@ -256,7 +297,11 @@ impl CycleInput {
                     kernels::axpy(1.0, &delta, &mut moved);
                 }
                 let mut scores = vec![kernels::dot(&moved, &pair.vector)];
-                scores.extend(pool.iter().filter(|(id, _)| *id != pair.item).map(|(_, v)| kernels::dot(&moved, v)));
+                scores.extend(
+                    pool.iter()
+                        .filter(|(id, _)| *id != pair.item)
+                        .map(|(_, v)| kernels::dot(&moved, v)),
+                );
                 Ok(dcg(&scores, &[0]))
             };
             gain.push(score(Some(candidate))? - score(self.learned.base.as_deref())?);
@@ -274,7 +319,13 @@ fn held_out_dcg(base: &BaseLora, pairs: &[&Pair<'_>]) -> Result<f64> {
         let scores: Vec<f32> = pairs
             .iter()
             .enumerate()
-            .map(|(j, p)| if j != i && p.item == pair.item { f32::NEG_INFINITY } else { kernels::dot(&out, &p.vector) })
+            .map(|(j, p)| {
+                if j != i && p.item == pair.item {
+                    f32::NEG_INFINITY
+                } else {
+                    kernels::dot(&out, &p.vector)
+                }
+            })
             .collect();
         mean.push(dcg(&scores, &[i]));
     }
@@ -306,7 +357,10 @@ impl Engine {
         let input = {
             let _guard = self.enter()?;
             let mut ledger = scope.ledger.lock();
-            self.written(self.journal.lock().append(Event::CycleStart { scope: scope.name.clone(), now }))?;
+            self.written(self.journal.lock().append(Event::CycleStart {
+                scope: scope.name.clone(),
+                now,
+            }))?;
             self.begin_cycle(scope, &mut ledger, now)
         };
         let result = input.run(&scope.name, &self.config);
@@ -314,7 +368,9 @@ impl Engine {
         let mut ledger = scope.ledger.lock();
         match result {
             Ok(result) => {
-                let lamport = match self.written(self.journal.lock().append(Event::CyclePublish { scope: scope.name.clone() })) {
+                let lamport = match self.written(self.journal.lock().append(Event::CyclePublish {
+                    scope: scope.name.clone(),
+                })) {
                     Ok(lamport) => lamport,
                     Err(e) => {
                         ledger.traces.extend(input.traces);
@@ -331,7 +387,12 @@ impl Engine {
     }
 
     /// Takes the input of a cycle. The caller holds the scope's ledger; replay comes through here too.
-    pub(super) fn begin_cycle(&self, scope: &Scope, ledger: &mut super::ledger::Ledger, now: f64) -> CycleInput {
+    pub(super) fn begin_cycle(
+        &self,
+        scope: &Scope,
+        ledger: &mut super::ledger::Ledger,
+        now: f64,
+    ) -> CycleInput {
         CycleInput::take(scope, ledger.traces.drain(..).collect(), now)
     }
 }

@@ -380,7 +380,10 @@ impl Engine {
                 Event::Decision(d) => &*d.user == user || bad.contains(&d.id),
                 Event::Feedback(f) => &*f.user == user || bad.contains(&f.decision),
                 Event::Trace(t) => &*t.user == user,
-                Event::Item { .. } | Event::CycleStart { .. } | Event::CyclePublish { .. } | Event::Rollback { .. } => false,
+                Event::Item { .. }
+                | Event::CycleStart { .. }
+                | Event::CyclePublish { .. }
+                | Event::Rollback { .. } => false,
             },
             |e| match e {
                 Event::Decision(d) if &*d.user == user => Some(d.id),
@@ -389,7 +392,9 @@ impl Engine {
                 | Event::Feedback(_)
                 | Event::Trace(_)
                 | Event::Item { .. }
-                | Event::CycleStart { .. } | Event::CyclePublish { .. } | Event::Rollback { .. } => None,
+                | Event::CycleStart { .. }
+                | Event::CyclePublish { .. }
+                | Event::Rollback { .. } => None,
             },
             |r| &*r.user == user,
         )

@@ -102,11 +102,25 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     if micro.as_ref().is_some_and(|m| m.factors().dim() != config.dim) {
         return Err(Error::corrupt("engine state", "an adapter of another dimension"));
     }
-    let base = image.base.map(|b| BaseLora::from_bytes(&b)).transpose()?.map(Arc::new);
-    if base.as_ref().is_some_and(|b| b.factors(0).is_ok_and(|f| f.dim() != config.dim)) {
-        return Err(Error::corrupt("engine state", "a slow adapter of another dimension"));
+    let base = image
+        .base
+        .map(|b| BaseLora::from_bytes(&b))
+        .transpose()?
+        .map(Arc::new);
+    if base
+        .as_ref()
+        .is_some_and(|b| b.factors(0).is_ok_and(|f| f.dim() != config.dim))
+    {
+        return Err(Error::corrupt(
+            "engine state",
+            "a slow adapter of another dimension",
+        ));
     }
-    let bank = image.bank.map(|b| Bank::from_bytes(&b)).transpose()?.map(Arc::new);
+    let bank = image
+        .bank
+        .map(|b| Bank::from_bytes(&b))
+        .transpose()?
+        .map(Arc::new);
     let scope = Scope::new(&image.name, config)?;
     let learned = Learned {
         version: image.version,

@@ -238,7 +238,9 @@ impl Engine {
     pub fn find_patterns(&self, scope: &str, query: &[f32], k: usize) -> Result<Vec<(Pattern, f32)>> {
         check_dim("x", self.config.dim, query.len())?;
         check_finite("x", query)?;
-        let Some(bank) = self.scope(scope).and_then(|s| s.live.load().bank.clone()) else { return Ok(Vec::new()) };
+        let Some(bank) = self.scope(scope).and_then(|s| s.live.load().bank.clone()) else {
+            return Ok(Vec::new());
+        };
         let found = bank.nearest(query, k, scope, |_| true)?;
         Ok(found.into_iter().map(|(p, s)| (p.clone(), s)).collect())
     }

@@ -413,7 +413,11 @@ impl PyEngine {
         views::report(py, &self.engine)
     }
 
-    fn _background_learn<'py>(&self, py: Python<'py>, deadline_s: Option<f64>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    fn _background_learn<'py>(
+        &self,
+        py: Python<'py>,
+        deadline_s: Option<f64>,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let deadline = deadline_s
             .map(|s| {
                 Duration::try_from_secs_f64(s)
@@ -437,7 +441,10 @@ impl PyEngine {
         let query = self.query("x", x)?;
         let engine = &self.engine;
         let found = detached(py, || engine.find_patterns(scope, &query, k))?;
-        found.iter().map(|(p, s)| Ok((views::pattern(py, p)?, *s))).collect()
+        found
+            .iter()
+            .map(|(p, s)| Ok((views::pattern(py, p)?, *s)))
+            .collect()
     }
 
     fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>, Py<PyAny>, f32)>> {

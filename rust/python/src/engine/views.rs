@@ -5,9 +5,9 @@ use crate::arrays::metrics_dict;
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use sona_core::patterns::bank::Pattern;
 use sona_core::engine::stats::{Progress, Running};
 use sona_core::engine::{CycleReport, Engine, Explanation, Promotion, Removed};
+use sona_core::patterns::bank::Pattern;
 
 fn running<'py>(py: Python<'py>, r: &Running) -> PyResult<Bound<'py, PyDict>> {
     let d = PyDict::new(py);
