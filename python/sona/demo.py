@@ -49,11 +49,13 @@ def _asked(questions: Sequence[Question], embedder: Embedder, names: Sequence[st
 
 def _embed_documents(texts: Sequence[str], encoder: str, *, show: bool) -> tuple[Embedder, NDArray[np.float32]]:
     if encoder == "tfidf":
-        fitted = TfidfSvdEmbedder.fit(texts)
-        return fitted, fitted.embed(texts)
+        with Progress("fitting the embedder", 2, show=show) as progress:
+            fitted = TfidfSvdEmbedder.fit(texts)
+            progress.advance()
+            return fitted, fitted.embed(texts)
     embedder = MiniLmEmbedder(threads=2)
     parts = []
-    with Progress("documents", len(texts), show=show) as progress:
+    with Progress("embedding documents", len(texts), show=show) as progress:
         for start in range(0, len(texts), 64):
             parts.append(embedder.embed(texts[start : start + 64]))
             progress.advance(len(parts[-1]))
@@ -133,8 +135,10 @@ def run_demo(
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     begin = time.perf_counter()
-    corpus = corpus or build_corpus()
-    questions = questions or load_questions(frozenset(corpus.names))
+    with Progress("reading the documentation", 2, show=show) as progress:
+        corpus = corpus or build_corpus()
+        progress.advance()
+        questions = questions or load_questions(frozenset(corpus.names))
     embedder, vectors = _embed_documents(_texts(corpus.documents, encoder), encoder, show=show)
     library = Library(corpus.names, vectors)
     train = _asked(questions.train, embedder, library.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -43,8 +44,11 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:
                 self._plain = True
+                self._draw()
             else:
-                self._bar = tqdm(total=total, desc=label, file=sys.stderr, leave=False)
+                # A terminal that reports no width (0 columns) would get no bar from tqdm; the fallback is 80.
+                width = min(shutil.get_terminal_size().columns, 100)
+                self._bar = tqdm(total=total, desc=label, file=sys.stderr, leave=False, ncols=width)
 
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more as done."""
@@ -63,9 +67,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self._plain:
