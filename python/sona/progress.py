@@ -46,9 +46,11 @@ class Progress:
                 self._plain = True
                 self._draw()
             else:
-                # A terminal that reports no width (0 columns) would get no bar from tqdm; the fallback is 80.
-                width = min(shutil.get_terminal_size().columns, 100)
-                self._bar = tqdm(total=total, desc=label, file=sys.stderr, leave=False, ncols=width)
+                # On a terminal that reports 0 columns and rows tqdm would draw nothing; here the fallback
+                # is 80 by 24.
+                size = shutil.get_terminal_size()
+                width, height = min(size.columns, 100), size.lines
+                self._bar = tqdm(total=total, desc=label, file=sys.stderr, leave=False, ncols=width, nrows=height)
 
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more as done."""
