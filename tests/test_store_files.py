@@ -348,6 +348,30 @@ def test_postgres_reconnects_after_the_server_dropped_it():
         assert store.delete("reconnect", "k")
 
 
+@pytest.mark.skipif(
+    not (POSTGRES and hasattr(os, "fork")), reason="no PostgreSQL: set SONA_TEST_POSTGRES to a connection string"
+)
+def test_postgres_in_a_forked_child_uses_a_connection_of_its_own():
+    with PostgresStore(POSTGRES) as store:
+        store.put("fork", "k", b"parent")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                store.put("fork", "child", b"child")
+                store.close()
+                gc.collect()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert store.scan("fork") == [("child", b"child"), ("k", b"parent")]
+        assert store.delete("fork", "k")
+        assert store.delete("fork", "child")
+
+
 # --- tensor files ---------------------------------------------------------------------------------
 
 DTYPES = [
@@ -384,11 +408,7 @@ _arrays = st.sampled_from(DTYPES).flatmap(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    tensors=st.dictionaries(
-        st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), _arrays, max_size=4
-    )
-)
+@given(tensors=st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda n: n != "__metadata__"), _arrays, max_size=4))
 def test_tensors_are_read_by_both_sides(tensors):
     with tempfile.TemporaryDirectory() as directory:
         ours, theirs = Path(directory) / "ours", Path(directory) / "theirs"

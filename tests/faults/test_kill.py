@@ -82,7 +82,7 @@ def test_no_acknowledged_feedback_is_lost_in_many_kills(world, tmp_path, request
                 with_snapshot = world.digests(engine)
             shutil.rmtree(directory / "snapshots")
             with world.open(directory) as engine:
-                assert world.digests(engine) == with_snapshot
+                assert world.digests(engine) == with_snapshot, f"kill {kill}, after {lines[-3:]}"
     assert len(fed) > KILLS
     with world.open(directory) as engine:
         before = world.digests(engine)
@@ -107,9 +107,9 @@ engine.forget(user="somebody-special")
 print("done", flush=True)
 sys.stdin.read()
 """
-    directory = tmp_path / "state"
+    directory, copy = tmp_path / "state", tmp_path / "copy"
     delay = 0.0
-    for attempt in range(8):
+    for attempt in range(12):
         with world.open(directory) as engine:
             for n in range(30):
                 world.step(engine, attempt * 100 + n, user="somebody-special" if n % 2 else "other")
@@ -123,9 +123,16 @@ sys.stdin.read()
         assert process.stdin is not None
         process.stdout.readline()
         time.sleep(delay)
-        delay += 0.002
+        delay += 0.0015
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        shutil.copytree(directory, copy)
+        with world.open(copy) as engine:
+            with_snapshot = world.digests(engine)
+        shutil.rmtree(copy / "snapshots")
+        with world.open(copy) as engine:
+            assert world.digests(engine) == with_snapshot, f"attempt {attempt}: the snapshot knows more than the log"
+        shutil.rmtree(copy)
         with world.open(directory) as engine:
             engine.forget(user="somebody-special")
         for path in state_files(directory):

@@ -459,6 +459,12 @@ impl Engine {
                 .filter(|r| stays(r))
                 .for_each(|r| used.extend(r.items.iter().map(|i| i.hash)));
         }
+        // First: a process killed in between must not find a snapshot that knows more than the journal.
+        if let Some(store) = &self.snapshots {
+            for version in store.versions()? {
+                store.remove(version)?;
+            }
+        }
         let (events, alive) = journal.rewrite(|s| match &s.stamped.event {
             Event::Item { id, vector, .. } => used.contains(&Item::new(id.clone(), vector).hash),
             other => !gone(other, &bad),
@@ -478,12 +484,7 @@ impl Engine {
         let positions = journal.end_positions()?;
         journal.follow(&positions)?;
         drop(journal);
-        if let Some(store) = &self.snapshots {
-            for version in store.versions()? {
-                store.remove(version)?;
-            }
-            self.snapshot_to_disk()?;
-        }
+        self.snapshot_to_disk()?;
         Ok(out)
     }
 }
