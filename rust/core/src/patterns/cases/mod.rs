@@ -5,14 +5,18 @@
 //!
 //! ```text
 //! a_k = exp((q·q_k − 1)/h_a)     u = q + η Σ a_k g_k                                  û = u/|u|    (adapt)
-//! b_k = exp((q·q_k − 1)/h_r)     r(d) = Σ_{k: d ∈ C_k} m_k b_k / (Σ_k m_k b_k + κ)                 (recall)
+//! b_k = exp((q·q_k − 1)/h_r)     r(d) = Σ_{k: d ∈ C_k} m_k b_k / (Σ_k |m_k| b_k + κ)               (recall)
 //! s(d) = base(d) + (û − q)·d + w·r(d)                               base(d) = q·d unless given    (rank)
 //! ```
+//!
+//! The sum in the denominator of r runs over the choices (m > 0) for an item with net credit, over the rejections (m < 0) for
+//! an item with net discredit: rejecting one item takes nothing from another.
 //!
 //! It is functional gradient descent of the ranking loss in a kernel space: exactly the identity without cases,
 //! self-limiting as the error goes to zero, and it reaches items that were never chosen through their vectors.
 
 mod candidates;
+mod counts;
 mod credit;
 mod evidence;
 mod gate;

@@ -20,7 +20,8 @@ pub struct CaseParams {
     pub shrinkage: f32,
     /// Nearest cases that count, ≥ 1.
     pub neighbors: usize,
-    /// Bytes of all cases; the least useful old cases go beyond it. `None`: unbounded.
+    /// Bytes of all cases. Beyond it, of the oldest cases those go that say little about an item of which many cases are
+    /// left. `None`: unbounded.
     pub max_bytes: Option<usize>,
 }
 

@@ -1,7 +1,7 @@
 //! The nearest cases of a request: byte-code scan with over-fetch, then exact float32 cosines.
 
 use super::segment::{SEGMENT, Segment, quantise};
-use crate::kernels;
+use crate::kernels::{self, Score};
 use std::sync::Arc;
 
 /// Segments by position; position = 64·segment + slot, ascending with the case ids.
@@ -101,21 +101,13 @@ impl Top {
 
 /// One integer that orders by score, then by older position.
 fn key(score: f32, position: u32) -> u64 {
-    let bits = (score + 0.0).to_bits();
-    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(ordered) << 32 | u64::from(!position)
+    u64::from(score.key()) << 32 | u64::from(!position)
 }
 
 fn unkey(key: u64) -> Hit {
-    let ordered = (key >> 32) as u32;
-    let bits = if ordered >> 31 == 1 {
-        ordered & !(1 << 31)
-    } else {
-        !ordered
-    };
     Hit {
         position: !(key as u32),
-        cosine: f32::from_bits(bits),
+        cosine: f32::of_key((key >> 32) as u32),
     }
 }
 

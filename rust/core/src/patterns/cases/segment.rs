@@ -30,12 +30,26 @@ pub(super) struct Case {
     pub id: CaseId,
     /// The request (unit length), then the gradient: 2d floats.
     pub vectors: Arc<[f32]>,
-    /// Signed weight m; only its positive part earns recall.
+    /// |g|: how much the case has to say.
+    pub pull: f32,
+    /// Signed weight m: negative for a rejection.
     pub weight: f32,
     pub meta: Arc<Meta>,
 }
 
 impl Case {
+    /// From the request and its gradient, side by side.
+    pub(super) fn new(id: CaseId, vectors: Arc<[f32]>, weight: f32, meta: Meta) -> Self {
+        let pull = kernels::norm(&vectors[vectors.len() / 2..]);
+        Self {
+            id,
+            vectors,
+            pull,
+            weight,
+            meta: Arc::new(meta),
+        }
+    }
+
     /// Bytes this case holds, with its byte codes and its share of the segment.
     pub(super) fn nbytes(&self) -> usize {
         let fixed = size_of::<Self>() + size_of::<Meta>() + 3 * 16 + size_of::<f32>();
@@ -131,11 +145,9 @@ impl Segment {
     }
 }
 
-/// Appends symmetric byte codes of `x` (−127..=127) and returns their step.
+/// Appends symmetric byte codes of `x` and returns their step.
 pub(super) fn quantise(x: &[f32], codes: &mut Vec<i8>) -> f32 {
-    let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let step = max / 127.0;
-    let inv = if step > 0.0 { 1.0 / step } else { 0.0 };
-    codes.extend(x.iter().map(|v| (v * inv).round_ties_even() as i8));
-    step
+    let start = codes.len();
+    codes.resize(start + x.len(), 0);
+    kernels::quantize_i8(x, &mut codes[start..])
 }

@@ -124,12 +124,7 @@ impl TryFrom<MemoryState> for CaseMemory {
                 user: c.user,
                 at: c.at,
             };
-            memory.append(Case {
-                id: c.id,
-                vectors: c.vectors,
-                weight: c.weight,
-                meta: Arc::new(meta),
-            });
+            memory.append(Case::new(c.id, c.vectors, c.weight, meta));
         }
         memory.next_id = state.next_id;
         memory.removed = state.removed;
