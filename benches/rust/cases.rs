@@ -11,6 +11,7 @@ use sona_core::kernels;
 use sona_core::patterns::cases::{
     CaseMemory, CaseParams, Candidates, GateParams, ItemGate, NewCase, Scored,
 };
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -85,25 +86,20 @@ fn cases(c: &mut Criterion) {
     let world = World::new();
     for n in [0usize, 1_000, 10_000] {
         let (memory, gate) = world.filled(n);
-        let mut i = n;
+        let clock = Cell::new(n);
+        let tick = || clock.replace(clock.get() + 1);
         c.bench_function(&format!("cases/probe/{n}"), |b| {
             b.iter_batched(
-                || {
-                    i += 1;
-                    world.request(i)
-                },
+                || world.request(tick()),
                 |q| memory.probe(black_box(&q)).expect("probe"),
                 BatchSize::SmallInput,
             );
         });
         c.bench_function(&format!("cases/score_50/{n}"), |b| {
             b.iter_batched(
-                || {
-                    i += 1;
-                    world.request(i)
-                },
+                || world.request(tick()),
                 |q| {
-                    world.with(i % TOPICS, |candidates| {
+                    world.with(clock.get() % TOPICS, |candidates| {
                         let probe = memory.probe(black_box(&q)).expect("probe");
                         let (mut scored, mut out) = (Scored::default(), Vec::new());
                         memory.score(&probe, candidates, None, &mut scored).expect("score");
@@ -117,11 +113,10 @@ fn cases(c: &mut Criterion) {
         c.bench_function(&format!("cases/feedback/{n}"), |b| {
             let (mut memory, mut gate) = (memory.clone(), gate.clone());
             // What an engine does: the last state stays published while the next one is made.
-            let mut published;
+            let mut published = (memory.clone(), gate.clone());
             b.iter(|| {
                 published = (memory.clone(), gate.clone());
-                i += 1;
-                world.learn(&mut memory, &mut gate, i);
+                world.learn(&mut memory, &mut gate, tick());
                 black_box(&published);
             });
         });
