@@ -7,11 +7,15 @@ Notation. All vectors have unit length. A case k is (q_k, C_k, g_k): the request
 items, and a listwise gradient. For a request q with the N nearest cases (``neighbors``; None = all):
 
     a_k = exp((q.q_k - 1) / h_a)      u = q + eta * sum_k a_k g_k           u^ = u / |u|     (1) adapt
-    b_k = exp((q.q_k - 1) / h_r)      r(d) = sum_{k: d in C_k} m_k b_k / (sum_k m_k b_k + kappa)
+    b_k = exp((q.q_k - 1) / h_r)      r(d) = sum_{k: d in C_k} m_k b_k / (sum_k |m_k| b_k + kappa)
                                                                                              (2) recall
     s(d) = base(d) + (u^ - q).d + w * r(d)          base(d) = q.d unless given               (3) rank
-    p = softmax(s / tau) over the candidates, y uniform over the clicks
-    g = weight * sum_j (y_j - p_j) d_j,  m_k = max(weight, 0)                                (4) learn
+    p = softmax(s / tau) over the candidates
+    g = |weight| * sum_j (y_j - p_j) d_j,  m_k = weight                                      (4) learn
+
+y is uniform over the clicks if weight > 0. A negative weight rejects the items: then y is p without them,
+normalised (0 where nothing is left), which is the gradient of ln(1 - sum p_rejected). The denominator of r
+runs over the choices (m > 0) for an item of net credit, over the rejections (m < 0) for one of net discredit.
 
 The order of one feedback, everything from the state *before* the case is appended:
   1. s over the ranked items from (3), without any offset or gate;
@@ -124,15 +128,17 @@ class Rec:
     ) -> Array:
         """r(d) of (2) for the given items."""
         ids, cos = self.near(q, removed)
-        r = dict.fromkeys(item_ids, 0.0)
-        total = 0.0
+        net = dict.fromkeys(item_ids, 0.0)
+        chosen = rejected = 0.0
         for k, c in zip(ids, cos, strict=True):
             b = self.mass[k] * np.exp((c - 1.0) / self.h_r)
-            total += b
+            chosen += max(b, 0.0)
+            rejected += max(-b, 0.0)
             for d in self.clicked[k]:
-                if d in r:
-                    r[d] += b
-        return np.array([r[d] / (total + self.kappa) for d in item_ids], self.dtype)
+                if d in net:
+                    net[d] += b
+        mass = [chosen if net[d] >= 0 else rejected for d in item_ids]
+        return np.array([net[d] for d in item_ids], self.dtype) / (np.array(mass, self.dtype) + self.kappa)
 
     def scores(
         self,
@@ -159,7 +165,7 @@ class Rec:
         scores: Array | None = None,
         weight: float = 1.0,
     ) -> int:
-        """Append the case of (4); ``scores`` default to the own s before the case is there."""
+        """Append the case of (4); ``scores`` default to the own s. A negative weight rejects the items."""
         q = np.asarray(q, self.dtype)
         vectors = np.asarray(candidate_vectors, self.dtype)
         chosen = frozenset(clicked_ids)
@@ -168,11 +174,20 @@ class Rec:
             raise ValueError("every clicked item must be among the candidates, once")
         s = self.scores(q, candidate_ids, vectors) if scores is None else np.asarray(scores, self.dtype)
         z = np.exp((s - s.max()) / self.tau)
-        self.g.append(weight * ((y / y.sum() - z / z.sum()) @ vectors))
+        target = y / y.sum() if weight > 0 else self.without(s, y > 0)
+        self.g.append(abs(weight) * ((target - z / z.sum()) @ vectors))
         self.q.append(q.copy())
-        self.mass.append(max(weight, 0.0))
+        self.mass.append(weight)
         self.clicked.append(chosen)
         return len(self.q) - 1
+
+    def without(self, s: Array, rejected: NDArray[np.bool_]) -> Array:
+        """softmax(s / tau) over what was not rejected, 0 elsewhere."""
+        y = np.zeros(len(s), self.dtype)
+        if not rejected.all():
+            y[~rejected] = np.exp((s[~rejected] - s[~rejected].max()) / self.tau)
+            y /= y.sum()
+        return y
 
 
 @dataclass
@@ -237,7 +252,7 @@ class RunningGain:
 class EvidenceGate:
     """Items that never had a chance get a learned handicap (beta, lambda).
 
-    E(a) += r(a | q) for each clicked a, before the case is appended;  e(d) = 1 while E(d) < 1, else 0
+    E(a) += max(r(a | q), 0) for each clicked a, before the case is appended;  e(d) = 1 while E(d) < 1, else 0
     s'(d) = s(d) + e(d) * (beta + lambda * (q - qbar).d)                                          (5)
     qbar = sum_k c_k q_k / sum_k c_k,  c_k = exp((q.q_k - 1) / h_q),  qbar = q without cases
     D = (1 - nu) mean(x) + nu mean(x'),   x = dcg(arm) - dcg(arm 0) as it is, x' with one item removed
@@ -327,7 +342,7 @@ class EvidenceGate:
             self.removed.add(without - without[start], weight)
         r = rec.recall(q, clicked_ids)
         for a, value in zip(clicked_ids, r, strict=True):
-            self.evidence[a] = self.evidence.get(a, 0.0) + weight * float(value)
+            self.evidence[a] = self.evidence.get(a, 0.0) + weight * max(float(value), 0.0)
 
     def gains(self) -> Array:
         """D of (6) per arm."""
