@@ -3,7 +3,7 @@
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, final
+from typing import Any, Literal, Protocol, Self, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
@@ -413,6 +413,107 @@ class VectorIndex:
 # --- patterns: bank, q-learning --------------------------------------------------------------------------------------
 
 # --- patterns: case memory, item gate --------------------------------------------------------------------------------
+
+@final
+class CaseMemory:
+    def __new__(
+        cls,
+        dim: int,
+        *,
+        eta: float = 0.6,
+        adapt_width: float = 0.2,
+        temperature: float = 0.1,
+        recall_weight: float = 0.2,
+        recall_width: float = 0.05,
+        shrinkage: float = 0.001,
+        neighbors: int = 128,
+        max_bytes: int | None = None,
+        seed: int = 0,
+    ) -> Self: ...
+    def adapt(self, q: npt.ArrayLike) -> npt.NDArray[np.float32]: ...
+    def recall(self, q: npt.ArrayLike, item_ids: Iterable[Hashable]) -> npt.NDArray[np.float32]: ...
+    def scores(
+        self,
+        q: npt.ArrayLike,
+        item_ids: Iterable[Hashable],
+        vectors: npt.ArrayLike,
+        *,
+        base: npt.ArrayLike | None = None,
+    ) -> npt.NDArray[np.float32]: ...
+    def learn(
+        self,
+        q: npt.ArrayLike,
+        clicked_ids: Iterable[Hashable],
+        candidate_ids: Iterable[Hashable],
+        candidate_vectors: npt.ArrayLike,
+        *,
+        scores: npt.ArrayLike | None = None,
+        weight: float = 1.0,
+        source: str = "",
+        user: str = "",
+    ) -> int: ...
+    def remove(self, case_ids: Iterable[SupportsIndex]) -> int: ...
+    def cases_of(
+        self, *, user: str | None = None, source: str | None = None
+    ) -> npt.NDArray[np.int64]: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def metrics(self) -> dict[str, int | float]: ...
+    def to_bytes(self) -> bytes: ...
+    @classmethod
+    def from_bytes(cls, b: bytes) -> CaseMemory: ...
+    def __len__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]: ...
+    def __copy__(self) -> CaseMemory: ...
+    def __deepcopy__(self, memo: object) -> CaseMemory: ...
+
+@final
+class ItemGate:
+    def __new__(
+        cls,
+        *,
+        mode: Literal["evidence", "multiplier", "off"] = "evidence",
+        nu: float = 0.2,
+        z: float = 3.0,
+        decay: float = 0.999,
+        warmup: int = 20,
+        seed: int = 0,
+    ) -> Self: ...
+    def observe(
+        self,
+        memory: CaseMemory,
+        q: npt.ArrayLike,
+        clicked_ids: Iterable[Hashable],
+        item_ids: Iterable[Hashable],
+        vectors: npt.ArrayLike,
+        *,
+        base: npt.ArrayLike | None = None,
+    ) -> None: ...
+    def scores(
+        self,
+        memory: CaseMemory,
+        q: npt.ArrayLike,
+        item_ids: Iterable[Hashable],
+        vectors: npt.ArrayLike,
+        *,
+        base: npt.ArrayLike | None = None,
+    ) -> npt.NDArray[np.float32]: ...
+    def has_evidence(self, item_id: Hashable) -> bool: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def lambda_(self) -> float: ...
+    def metrics(self) -> dict[str, int | float]: ...
+    def to_bytes(self) -> bytes: ...
+    @classmethod
+    def from_bytes(cls, b: bytes) -> ItemGate: ...
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]: ...
+    def __copy__(self) -> ItemGate: ...
+    def __deepcopy__(self, memo: object) -> ItemGate: ...
 
 # --- dreams ----------------------------------------------------------------------------------------------------------
 

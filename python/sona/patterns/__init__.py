@@ -13,4 +13,5 @@ from sona._core import VectorIndex as VectorIndex
 # bank, q-learning
 
 # case memory, item gate
-from sona._core import CaseMemory, ItemGate
+from sona._core import CaseMemory as CaseMemory
+from sona._core import ItemGate as ItemGate
