@@ -8,9 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sona_bench::unit_rows;
 use sona_core::item::ItemId;
 use sona_core::kernels;
-use sona_core::patterns::cases::{
-    CaseMemory, CaseParams, Candidates, GateParams, ItemGate, NewCase, Scored,
-};
+use sona_core::patterns::cases::{Candidates, CaseMemory, CaseParams, GateParams, ItemGate, NewCase, Scored};
 use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -28,7 +26,9 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            ids: (0..TOPICS).map(|i| ItemId::from(format!("document-{i}").as_str())).collect(),
+            ids: (0..TOPICS)
+                .map(|i| ItemId::from(format!("document-{i}").as_str()))
+                .collect(),
             items: unit_rows(TOPICS, D, 1),
             noise: unit_rows(20_000, D, 2),
         }
@@ -58,7 +58,8 @@ impl World {
             let probe = memory.probe(&q).expect("probe");
             let mut scored = Scored::default();
             memory.score(&probe, c, None, &mut scored).expect("score");
-            gate.observe(memory, &probe, &chosen, c, &scored).expect("observe");
+            gate.observe(memory, &probe, &chosen, c, &scored)
+                .expect("observe");
             let case = NewCase {
                 chosen: &chosen,
                 candidates: c,
@@ -102,7 +103,9 @@ fn cases(c: &mut Criterion) {
                     world.with(clock.get() % TOPICS, |candidates| {
                         let probe = memory.probe(black_box(&q)).expect("probe");
                         let (mut scored, mut out) = (Scored::default(), Vec::new());
-                        memory.score(&probe, candidates, None, &mut scored).expect("score");
+                        memory
+                            .score(&probe, candidates, None, &mut scored)
+                            .expect("score");
                         gate.apply(&probe, candidates, &scored, &mut out);
                         out
                     })

@@ -611,7 +611,9 @@ impl ItemGate {
             decay,
             warmup: count("warmup", warmup)? as u64,
         };
-        Ok(Self::holding(core::ItemGate::new(params, self::seed(seed)?).py()?))
+        Ok(Self::holding(
+            core::ItemGate::new(params, self::seed(seed)?).py()?,
+        ))
     }
 
     /// Look at one feedback, before the memory learns it.

@@ -5,7 +5,9 @@ use rustc_hash::FxBuildHasher;
 
 /// Case counts per item; cloning is O(1).
 #[derive(Debug, Clone, Default)]
-pub(super) struct Counts(imbl::GenericHashMap<ItemId, u32, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>);
+pub(super) struct Counts(
+    imbl::GenericHashMap<ItemId, u32, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>,
+);
 
 impl Counts {
     /// A case about `items` came.
@@ -30,7 +32,12 @@ impl Counts {
 
     /// Least number of cases about any of `items`; 1 for an item without cases.
     pub(super) fn rarest(&self, items: &[ItemId]) -> u32 {
-        items.iter().filter_map(|i| self.0.get(i)).min().copied().unwrap_or(1)
+        items
+            .iter()
+            .filter_map(|i| self.0.get(i))
+            .min()
+            .copied()
+            .unwrap_or(1)
     }
 
     /// Number of items with cases.

@@ -58,7 +58,12 @@ fn mark(chosen: &[ItemId], candidates: &Candidates<'_>) -> Result<Vec<bool>> {
 /// The softmax over the candidates that are not marked, 0 for the marked ones. From the scores, not from p: p may have
 /// rounded to 0 beside a rejected item.
 fn softmax_without(marked: &[bool], scores: &[f32], temperature: f32) -> Vec<f32> {
-    let mut rest: Vec<f32> = scores.iter().zip(marked).filter(|(_, m)| !**m).map(|(s, _)| *s).collect();
+    let mut rest: Vec<f32> = scores
+        .iter()
+        .zip(marked)
+        .filter(|(_, m)| !**m)
+        .map(|(s, _)| *s)
+        .collect();
     kernels::softmax(&mut rest, temperature);
     let mut rest = rest.into_iter();
     marked

@@ -296,7 +296,10 @@ fn eviction_keeps_the_budget_and_the_rare_items() {
         world.feed(&mut m, 1);
         m.nbytes()
     };
-    let mut m = memory(CaseParams { max_bytes: Some(20 * one), ..CaseParams::default() });
+    let mut m = memory(CaseParams {
+        max_bytes: Some(20 * one),
+        ..CaseParams::default()
+    });
     for item in 0..10 {
         let q = world.near(item);
         world.learn(&mut m, &q, item, 1.0);
@@ -306,14 +309,24 @@ fn eviction_keeps_the_budget_and_the_rare_items() {
         world.learn(&mut m, &q, 0, 1.0);
         assert!(m.nbytes() <= 20 * one);
     }
-    let left: Vec<i64> = m.segments.iter().flat_map(|s| &s.cases).filter_map(|c| match c.meta.items[0] {
-        ItemId::Int(i) => Some(i),
-        _ => None,
-    }).collect();
+    let left: Vec<i64> = m
+        .segments
+        .iter()
+        .flat_map(|s| &s.cases)
+        .filter_map(|c| match c.meta.items[0] {
+            ItemId::Int(i) => Some(i),
+            _ => None,
+        })
+        .collect();
     for item in 1..10 {
         assert!(left.contains(&item), "{left:?}");
     }
-    let held: usize = m.segments.iter().flat_map(|s| &s.cases).map(segment::Case::nbytes).sum();
+    let held: usize = m
+        .segments
+        .iter()
+        .flat_map(|s| &s.cases)
+        .map(segment::Case::nbytes)
+        .sum();
     assert_eq!((m.nbytes(), m.len()), (held, left.len()));
 }
 
@@ -327,7 +340,10 @@ fn hostile_bytes_are_refused() {
         assert!(CaseMemory::from_bytes(&bytes[..cut]).is_err());
     }
     // A valid envelope around damaged content.
-    let kind = crate::codec::Kind { tag: *b"CASE", version: 1 };
+    let kind = crate::codec::Kind {
+        tag: *b"CASE",
+        version: 1,
+    };
     let payload = crate::codec::open(kind, &bytes).unwrap();
     for at in 0..payload.len() {
         for flip in [1u8, 0x80, 0xff] {
@@ -346,13 +362,21 @@ fn gate_state_survives_bytes() {
     let mut world = World::new(9, 11);
     let mut m = memory(CaseParams::default());
     for mode in [GateMode::Evidence, GateMode::Multiplier, GateMode::Off] {
-        let mut gate = ItemGate::new(GateParams { mode, ..GateParams::default() }, 3).unwrap();
+        let mut gate = ItemGate::new(
+            GateParams {
+                mode,
+                ..GateParams::default()
+            },
+            3,
+        )
+        .unwrap();
         let step = |gate: &mut ItemGate, m: &CaseMemory, q: &[f32], item: usize| {
             world.with(|c| {
                 let probe = m.probe(q).unwrap();
                 let mut scored = Scored::default();
                 m.score(&probe, c, None, &mut scored).unwrap();
-                gate.observe(m, &probe, &[ItemId::Int(item as i64)], c, &scored).unwrap();
+                gate.observe(m, &probe, &[ItemId::Int(item as i64)], c, &scored)
+                    .unwrap();
             });
         };
         let mut rng = stream(5, 0);
