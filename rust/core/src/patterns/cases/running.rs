@@ -55,8 +55,8 @@ pub(super) fn dcg(n: usize, score: impl Fn(usize) -> f32, wanted: &[usize]) -> f
         .iter()
         .map(|&j| {
             let mine = score(j);
-            let rank = (0..n).filter(|&i| !(score(i) < mine)).count();
-            1.0 / (1.0 + rank as f64).log2()
+            let lower = (0..n).filter(|&i| score(i) < mine).count();
+            1.0 / (1.0 + (n - lower) as f64).log2()
         })
         .sum()
 }
