@@ -128,14 +128,10 @@ def kmeans(
         seed=seed,
         n_threads=n_threads,
     )
-    return KMeansResult(
-        centroids=centroids, labels=labels, inertia=inertia, iterations=iterations, converged=converged
-    )
+    return KMeansResult(centroids=centroids, labels=labels, inertia=inertia, iterations=iterations, converged=converged)
 
 
-def kmeans_plus_plus(
-    X: npt.ArrayLike, k: int, *, weights: npt.ArrayLike | None = None, seed: int = 0
-) -> npt.NDArray[np.int64]:
+def kmeans_plus_plus(X: npt.ArrayLike, k: int, *, weights: npt.ArrayLike | None = None, seed: int = 0) -> npt.NDArray[np.int64]:
     """Draw rows of ``X`` as centroids: the first in proportion to its weight, each next to weight times D².
 
     Parameters

@@ -4,3 +4,4 @@ pub mod bank;
 pub mod cases;
 pub mod index;
 pub mod kmeans;
+pub mod qlearning;

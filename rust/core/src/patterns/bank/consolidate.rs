@@ -37,9 +37,9 @@ impl Neighbours {
     fn scan(&mut self, region: &Region, i: usize) {
         let s = region.similarities(region.direction(i));
         self.best[i] = (f32::NEG_INFINITY, 0);
-        for j in i + 1..s.len() {
-            if self.alive[j] && s[j] > self.best[i].0 && !opposed(&region.patterns[i], &region.patterns[j]) {
-                self.best[i] = (s[j], j);
+        for (j, s) in s.into_iter().enumerate().skip(i + 1) {
+            if self.alive[j] && s > self.best[i].0 && !opposed(&region.patterns[i], &region.patterns[j]) {
+                self.best[i] = (s, j);
             }
         }
     }

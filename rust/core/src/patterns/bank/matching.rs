@@ -117,14 +117,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn brute(rows: usize, columns: usize, edges: &[(usize, usize, f64)], row: usize, used: u32) -> f64 {
+    fn brute(rows: usize, edges: &[(usize, usize, f64)], row: usize, used: u32) -> f64 {
         if row == rows {
             return 0.0;
         }
-        let mut best = brute(rows, columns, edges, row + 1, used);
+        let mut best = brute(rows, edges, row + 1, used);
         for (r, c, v) in edges {
             if *r == row && used & (1 << c) == 0 {
-                best = best.max(v + brute(rows, columns, edges, row + 1, used | 1 << c));
+                best = best.max(v + brute(rows, edges, row + 1, used | 1 << c));
             }
         }
         best
@@ -149,7 +149,7 @@ mod tests {
                 .enumerate()
                 .filter_map(|(r, c)| c.map(|c| edges.iter().find(|e| (e.0, e.1) == (r, c)).unwrap().2))
                 .sum();
-            prop_assert!((total - brute(rows, columns, &edges, 0, 0)).abs() < 1e-9);
+            prop_assert!((total - brute(rows, &edges, 0, 0)).abs() < 1e-9);
         }
     }
 }
