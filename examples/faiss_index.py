@@ -23,7 +23,7 @@ engine = SonaEngine(SonaConfig(hidden_dim=256), embedder=embedder)
 def ask(question):
     """One request."""
     query = embedder.embed([question])[0]
-    scores, found = index.search(engine.adapt(query)[None, :], 50)
+    _, found = index.search(engine.adapt(query)[None, :], 50)
     found = found[0]
     # The index scored the adapted query; the engine wants the application's scores of the query itself.
     return engine.rank(query, [names[i] for i in found], vectors[found], scores=vectors[found] @ query, k=10)

@@ -14,7 +14,12 @@ embedder = TfidfSvdEmbedder.fit([d.indexed for d in corpus.documents], dim=256)
 paths = [d for d in corpus.documents if d.name.startswith(("os.path.", "pathlib."))]
 names = [d.name for d in paths]
 vectors = embedder.embed([d.indexed for d in paths])
-questions = ["get the file name without its folder", "does this path exist", "join a folder and a file name", "split off the extension"]
+questions = [
+    "get the file name without its folder",
+    "does this path exist",
+    "join a folder and a file name",
+    "split off the extension",
+]
 
 with tempfile.TemporaryDirectory() as folder, SonaEngine(SonaConfig(hidden_dim=256), store=folder, embedder=embedder) as engine:
     for tenant, prefix in (("classic", "os.path."), ("modern", "pathlib.")):

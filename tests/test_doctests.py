@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 import pytest
+
 import sona
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(sona.__path__, "sona.") if not m.name.endswith("__main__"))

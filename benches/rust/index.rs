@@ -58,11 +58,11 @@ fn change(c: &mut Criterion) {
             b.iter_batched(
                 || {
                     next += 1;
-                    &rows[(next as usize % 64) * d..][..d]
+                    (next, &rows[(next as usize % 64) * d..][..d])
                 },
-                |row| {
-                    let stored = index.add(&[next], row);
-                    black_box((stored, index.remove(&[next])))
+                |(id, row)| {
+                    let stored = index.add(&[id], row);
+                    black_box((stored, index.remove(&[id])))
                 },
                 BatchSize::SmallInput,
             );

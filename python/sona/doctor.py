@@ -21,13 +21,13 @@ __all__ = ["add_arguments", "check", "run"]
 _D = 32
 
 
-class _Failed(Exception):
+class _CheckError(Exception):
     """A check that did not hold."""
 
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise _Failed(message)
+        raise _CheckError(message)
 
 
 def _inputs() -> tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -77,7 +77,7 @@ def _hostile() -> str:
         SonaEngine.from_bytes(bytes(data))
     except CorruptStateError:
         return "damaged state is refused"
-    raise _Failed("damaged state was accepted")
+    raise _CheckError("damaged state was accepted")
 
 
 def _kernels() -> str:
@@ -90,7 +90,7 @@ def _writable() -> str:
         with SonaEngine(SonaConfig(hidden_dim=4), store=os.path.join(tempfile.mkdtemp(dir=folder), "state")):
             return f"state directories can be made in {folder}"
     except StoreError as error:
-        raise _Failed(str(error)) from error
+        raise _CheckError(str(error)) from error
 
 
 _CHECKS: dict[str, Callable[[], str]] = {
@@ -113,7 +113,7 @@ def check() -> list[tuple[str, bool, str]]:
     for name, probe in _CHECKS.items():
         try:
             out.append((name, True, probe()))
-        except (_Failed, OSError, ValueError, RuntimeError) as error:
+        except (_CheckError, OSError, ValueError, RuntimeError) as error:
             out.append((name, False, f"{type(error).__name__}: {error}"))
     return out
 

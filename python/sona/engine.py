@@ -17,8 +17,8 @@ from sona.exceptions import ConfigError
 from sona.report import Explanation, Promotion, Receipt, Report
 
 if TYPE_CHECKING:
-    from sona.patterns import PatternMatch
     from sona.embed import Embedder
+    from sona.patterns import PatternMatch
 
 __all__ = ["Decision", "SonaEngine", "Trace"]
 

@@ -5,8 +5,8 @@ layouts are understood:
 
 - documents, queries and qrels: ``NAME_docs.parquet`` (doc_id, …), ``NAME_queries.parquet`` (query_id, split, …),
   ``NAME_qrels.parquet`` (query_id, doc_id, split), ``NAME_doc_minilm_fp16.npz``, ``NAME_query_minilm_fp16.npz``;
-- intents: ``NAME.parquet`` (text, intent, split) and ``NAME_minilm_fp16.npz``; the items are the embedded intent names, for which
-  the extra ``minilm`` is needed (or ``NAME_intents_minilm.npz`` with keys ``names`` and ``x``).
+- intents: ``NAME.parquet`` (text, intent, split) and ``NAME_minilm_fp16.npz``; the items are the embedded intent names,
+  for which the extra ``minilm`` is needed (or ``NAME_intents_minilm.npz`` with keys ``names`` and ``x``).
 
 A set of your own in either layout works by its name.
 """

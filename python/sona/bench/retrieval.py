@@ -76,7 +76,7 @@ def _mean_over_seeds(rows: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.fl
     """Mean per request over the seeds in which its group has it, and which requests those are."""
     stacked = np.stack(rows)
     have = ~np.isnan(stacked)
-    some = have.any(axis=0)
+    some: NDArray[np.bool_] = np.asarray(have.any(axis=0))
     total = np.where(have, stacked, 0.0).sum(axis=0)
     return total[some] / have.sum(axis=0)[some], some
 
@@ -155,8 +155,8 @@ def table(lines: Sequence[Line]) -> str:
         verdict = {None: "", True: "reached", False: "NOT REACHED"}[x.reached]
         lift = f"{x.lift.mean:+.3f} [{x.lift.low:+.3f}, {x.lift.high:+.3f}]"
         out.append(
-            f"| {x.set} ({x.metric}, {x.seeds} seeds) | {x.condition} | {x.group} | {x.requests} | {x.frozen:.3f} | {x.learned:.3f} "
-            f"| {lift} | {base} | {goal} | {verdict} |"
+            f"| {x.set} ({x.metric}, {x.seeds} seeds) | {x.condition} | {x.group} | {x.requests} | {x.frozen:.3f} "
+            f"| {x.learned:.3f} | {lift} | {base} | {goal} | {verdict} |"
         )
     growth = [x for x in lines if x.after != -1]
     if growth:

@@ -1,9 +1,9 @@
 """The protocol of the retrieval benchmark: a stream of requests, users who click what helps, held-out judgement.
 
-At each step the current engine ranks the whole corpus and shows the first places. Click = every shown relevant item; without a
-click nothing is learned. Noise: with this probability the event is one click on a uniformly drawn shown item instead. Hidden items
-never get clicks. "Seen" is the metric on items that could be clicked, "unseen" on those that could not, with the relevant items of
-the other kind taken out of the ranking. NaN and ties rank worst.
+At each step the current engine ranks the whole corpus and shows the first places. Click = every shown relevant item;
+without a click nothing is learned. Noise: with this probability the event is one click on a uniformly drawn shown item
+instead. Hidden items never get clicks. "Seen" is the metric on items that could be clicked, "unseen" on those that could
+not, with the relevant items of the other kind taken out of the ranking. NaN and ties rank worst.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 //! The engine through its public API: what must survive, what must be equal, what must be gone.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use sona_core::engine::{Engine, EngineConfig, Feedback, IdRef, Mode, Outcome, Request, TraceEvent};
 use sona_core::rng::{ChaCha8Rng, RngExt, stream};
 use sona_core::store::Fsync;

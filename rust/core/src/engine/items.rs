@@ -58,10 +58,8 @@ fn hash_id(id: &ItemId, h: &mut blake3::Hasher) {
         ItemId::Bytes(v) => h.update(b"b").update(&(v.len() as u64).to_le_bytes()).update(v),
         ItemId::Tuple(v) => {
             h.update(b"t").update(&(v.len() as u64).to_le_bytes());
-            for x in v.iter() {
-                hash_id(x, h);
-            }
-            return;
+            v.iter().for_each(|x| hash_id(x, h));
+            h
         }
         ItemId::Opaque(v) => h.update(b"o").update(&v.to_le_bytes()),
     };

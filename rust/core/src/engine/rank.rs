@@ -57,6 +57,9 @@ pub struct Decision {
     pub acted: bool,
 }
 
+/// Items of a request, in its order.
+type Items = Vec<Arc<Item>>;
+
 /// An item listed twice would take two places. Known items are one content to an id, so that the addresses tell; a new one may
 /// have the id of another with other content.
 fn check_distinct(items: &[Arc<Item>], all_known: bool) -> Result<()> {
@@ -80,7 +83,7 @@ impl Engine {
     /// `rows` and `out` are row-major with rows of length `dim`.
     pub fn adapt(&self, scope: &str, rows: &[f32], out: &mut [f32]) -> Result<()> {
         let dim = self.config.dim;
-        if rows.len() != out.len() || rows.len() % dim != 0 {
+        if rows.len() != out.len() || !rows.len().is_multiple_of(dim) {
             return Err(Error::Dimension {
                 name: "x",
                 expected: dim,
@@ -202,7 +205,7 @@ impl Engine {
     }
 
     /// The items of a request, and those of them that are new here or changed.
-    fn lookup(&self, scope: &Scope, request: &Request<'_>) -> Result<(Vec<Arc<Item>>, Vec<Arc<Item>>)> {
+    fn lookup(&self, scope: &Scope, request: &Request<'_>) -> Result<(Items, Items)> {
         let mut fresh = Vec::new();
         let items = scope.lookup(request.ids, request.vectors, self.config.dim, &mut fresh)?;
         check_distinct(&items, fresh.is_empty())?;

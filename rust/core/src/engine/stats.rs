@@ -92,7 +92,7 @@ pub fn dcg(scores: &[f32], wanted: &[usize]) -> f64 {
         .map(|&w| {
             let s = scores[w];
             if s.is_nan() {
-                return 1.0 / (1.0 + scores.len() as f64).log2();
+                return 1.0 / (2.0 + scores.len() as f64).log2();
             }
             let above = scores
                 .iter()

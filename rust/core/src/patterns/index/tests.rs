@@ -207,7 +207,7 @@ fn recall_survives_deleting_half_and_inserting_again() {
             }
             index.add(&ids, rows).unwrap();
         });
-        println!(
+        eprintln!(
             "{} {}: recall@10 fresh {fresh:.4}, after churn {churned:.4}",
             p.metric, p.precision
         );
@@ -230,7 +230,7 @@ fn crowds_of_equal_rows_do_not_cut_the_graph() {
             index.add(&ids, &distinct).unwrap();
         }
         let (reached, found) = (check_graph(&index), index.recall_at(10, distinct).unwrap());
-        println!(
+        eprintln!(
             "{} {}: reached {reached:.4}, recall@10 {found:.4}",
             p.metric, p.precision
         );
