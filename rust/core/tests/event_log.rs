@@ -287,7 +287,7 @@ proptest! {
                     first = first.max(seq);
                 }
                 Op::Empty(every) => {
-                    let refused = |seq: u64| seq % u64::from(every) == 0;
+                    let refused = |seq: u64| seq.is_multiple_of(u64::from(every));
                     let mut asked = Vec::new();
                     let emptied = log.rewrite(|seq, payload| {
                         asked.push((seq, payload.to_vec()));
