@@ -146,7 +146,7 @@ pub(crate) fn to_matrix(
     rows: usize,
     cols: usize,
 ) -> PyResult<Bound<'_, PyArray2<f32>>> {
-    Ok(PyArray1::from_vec(py, data).reshape([rows, cols])?)
+    PyArray1::from_vec(py, data).reshape([rows, cols])
 }
 
 /// `metrics()` as a dict.

@@ -30,6 +30,9 @@ struct PyEngine {
     embedder: Option<Py<PyAny>>,
 }
 
+/// Decision, chosen item, item that was passed over, weight.
+type PreferenceRow = (String, Py<PyAny>, Py<PyAny>, f32);
+
 fn seconds(now: Option<f64>) -> f64 {
     now.unwrap_or_else(|| {
         SystemTime::now()
@@ -447,7 +450,7 @@ impl PyEngine {
             .collect()
     }
 
-    fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>, Py<PyAny>, f32)>> {
+    fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<PreferenceRow>> {
         let engine = &self.engine;
         let rows = detached(py, || engine.preferences())?;
         rows.into_iter()
