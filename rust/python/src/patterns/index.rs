@@ -114,8 +114,8 @@ fn count(name: &'static str, value: i64) -> PyResult<usize> {
 /// >>> index = VectorIndex(2)
 /// >>> index.add([7, 8, 9], [[1, 0], [0, 1], [1, 1]])
 /// >>> ids, scores = index.search([2, 1], k=2)
-/// >>> ids.tolist(), scores.round(3).tolist()
-/// ([9, 7], [0.949, 0.894])
+/// >>> ids, scores.round(3)
+/// (array([9, 7]), array([0.949, 0.894], dtype=float32))
 #[pyclass(name = "VectorIndex", module = "sona.patterns", frozen)]
 pub(crate) struct PyVectorIndex {
     index: VectorIndex,

@@ -38,18 +38,27 @@ pub(super) fn write(state: &State) -> Vec<u8> {
     let mut out = Vec::with_capacity(head.len() + 8 + 8 * rows.ids.len() + 4 * rows.data.len());
     out.extend_from_slice(&(head.len() as u32).to_le_bytes());
     out.extend_from_slice(&head);
-    out.extend(rows.ids.iter().flat_map(|v| v.to_le_bytes()));
-    out.extend(rows.data.iter().flat_map(|v| v.to_le_bytes()));
+    put(&mut out, &rows.ids, i64::to_le_bytes);
+    put(&mut out, &rows.data, f32::to_le_bytes);
     if let Some(graph) = &state.graph {
         let nodes = 0..graph.len() as u32;
         out.extend(nodes.clone().map(|u| graph.level(u) as u8));
         for (u, level) in nodes.flat_map(|u| (0..=graph.level(u)).map(move |l| (u, l))) {
             let links = graph.links(level, u);
             out.push(links.len() as u8);
-            out.extend(links.iter().flat_map(|v| v.to_le_bytes()));
+            put(&mut out, links, u32::to_le_bytes);
         }
     }
     codec::seal(KIND, &out)
+}
+
+/// Appends words; a plain copy on little-endian machines.
+fn put<const N: usize, T: Copy>(out: &mut Vec<u8>, words: &[T], to: impl Fn(T) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + N * words.len(), 0);
+    for (place, word) in out[start..].as_chunks_mut::<N>().0.iter_mut().zip(words) {
+        *place = to(*word);
+    }
 }
 
 fn corrupt(reason: impl ToString) -> Error {
@@ -69,7 +78,7 @@ impl<'a> Reader<'a> {
         Ok(front)
     }
 
-    fn words<const N: usize, T>(&mut self, count: usize, from: fn([u8; N]) -> T) -> Result<Vec<T>> {
+    fn words<const N: usize, T>(&mut self, count: usize, from: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
         let bytes = count
             .checked_mul(N)
             .ok_or_else(|| corrupt("a size that overflows"))?;
