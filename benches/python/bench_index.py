@@ -199,10 +199,11 @@ def change_table(n: int) -> list[str]:
     keep, new = np.arange(1, n, 2), np.arange(n, n + n // 2)
     stored = np.concatenate([keep, new])
     right = stored[exact(x[stored], queries)]
+    # Half of the rows leave, as many others come; then those are updated.
     lines = [
         f"## Changes at {n:,} × {d}, µs of processor time per row",
         "",
-        "| | build | delete half | insert half | update half | recall@5 after deletes and inserts | same rows, fresh | bytes per row |",
+        "| | build | delete half | insert half | update half | recall@5 afterwards | same rows, fresh | bytes per row |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for dtype in ("float32", "int8"):
@@ -234,7 +235,8 @@ def change_table(n: int) -> list[str]:
     g.add_items(x[stored], stored)
     fresh = recall(g.knn_query(queries, K)[0].astype(np.int64), right)
     lines.append(
-        f"| hnswlib, ef 48 (marks, then replaces) | {build:.1f} | {delete:.1f} | {insert:.1f} | – | {after:.4f} | {fresh:.4f} | – |"
+        f"| hnswlib, ef 48 (marks, then replaces) | {build:.1f} | {delete:.1f} | {insert:.1f} | – | "
+        f"{after:.4f} | {fresh:.4f} | – |"
     )
     return [*lines, ""]
 
@@ -288,9 +290,9 @@ def main() -> None:
     head = [
         "# Vector index: measured",
         "",
-        "`python benches/python/bench_index.py`; one thread, contenders take turns in one process, answers compared with the exact",
-        "ones. Times are of single calls from Python. hnswlib and faiss graphs: M 16, efConstruction 100, and the smallest ef",
-        "tried that reaches a recall of .95, then one that reaches the recall of sona's graphs.",
+        "`python benches/python/bench_index.py`; one thread, contenders take turns in one process, answers compared with",
+        "the exact ones. Times are of single calls from Python. hnswlib and faiss graphs: M 16, efConstruction 100, and the",
+        "smallest ef tried that reaches a recall of .95, then one that reaches the recall of sona's graphs.",
         "",
         f"{machine(numpy=np.__version__, faiss=faiss.__version__, hnswlib=hnsw_version)}.",
         "A shared virtual machine: compare within a table, do not quote the absolutes.",

@@ -191,7 +191,9 @@ impl VectorIndex {
                     .map(|&p| (p as usize, state.plan_unlink(p as usize)))
             };
             if let Some((position, edits)) = plan {
-                self.state.write().remove(position, edits);
+                let mut state = self.state.write();
+                state.remove(position, edits);
+                state.choose_structure();
                 removed += 1;
             }
         }

@@ -86,7 +86,7 @@ impl State {
             let node = graph.len() as u32;
             graph.push(level);
             hnsw::apply(graph, edits);
-            self.draws += 1;
+            self.draws = self.draws.wrapping_add(1);
             if graph.entry.is_none_or(|e| graph.level(e) < level) {
                 graph.entry = Some(node);
             }
@@ -126,7 +126,6 @@ impl State {
         }
         self.rows.move_row(self.rows.len() - 1, hole);
         self.rows.pop();
-        self.choose_structure();
     }
 
     /// Replaces the row at `position` and leaves it unlinked in the graph; `edits` come from [`Self::plan_unlink`].

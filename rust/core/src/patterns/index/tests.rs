@@ -255,6 +255,42 @@ fn emptied_graphs_start_again() {
 }
 
 #[test]
+fn a_half_linked_graph_gives_up_rows_of_both_halves() {
+    let (n, d) = (120, 6);
+    let rows = clustered(n, d, 6);
+    let index = index(params(d, Kind::Auto, Metric::Cosine, Precision::Int8));
+    index.add(&(0..n as i64).collect::<Vec<i64>>(), &rows).unwrap();
+    index.state.write().graph = Some(graph::Graph::default());
+    let link = |count: usize| {
+        for _ in 0..count {
+            let mut state = index.state.write();
+            let (level, edits) = state.plan_link().unwrap();
+            state.apply_link(level, edits);
+        }
+    };
+    link(70);
+    for id in [0i64, 119, 69, 70, 33, 118, 1] {
+        let mut state = index.state.write();
+        let position = state.rows.position[&id] as usize;
+        let edits = state.plan_unlink(position);
+        state.remove(position, edits);
+        drop(state);
+        check_graph(&index);
+    }
+    assert_eq!(index.state.read().pending(), 120 - 70 - 3);
+    link(47);
+    assert!(check_graph(&index) > 0.99);
+    for (i, row) in rows.chunks_exact(d).enumerate() {
+        assert_eq!(
+            index.contains(i as i64),
+            ![0, 119, 69, 70, 33, 118, 1].contains(&i)
+        );
+        let held = index.search(row, 1).unwrap()[0].id == i as i64;
+        assert_eq!(held, index.contains(i as i64));
+    }
+}
+
+#[test]
 fn saved_state_continues_bit_for_bit() {
     for p in all_graphs().chain([params(24, Kind::Auto, Metric::Cosine, Precision::Int8)]) {
         let a = index(p);
