@@ -337,8 +337,8 @@ impl CaseMemory {
     }
 
     /// Segment and slot of the case with the least √|g| / (cases about its rarest item) among the [`EVICTION_WINDOW`]
-    /// oldest, and never the newest; ties to the older. Against dropping the oldest, on a third of the cases of Banking77
-    /// under skewed traffic: hit@1 .70 → .84 (.91 with all cases).
+    /// oldest, and never the newest; ties to the older. Against dropping the oldest, with room
+    /// for 800 cases of Banking77 under skewed traffic: hit@1 .69 → .85 (.92 with all; benches/research/eviction.py).
     fn least_worth(&self) -> Option<(usize, usize)> {
         let oldest = self.segments.iter().enumerate().flat_map(|(s, segment)| {
             segment
