@@ -25,6 +25,14 @@ def history(world: World, directory: Path, *, snapshot_at: int | None) -> list[d
         if n % 4 == 0:
             world.trace(engine, n, scope="acme", user="ann")
             known.append(world.digests(engine))
+        if n == STEPS - 3:
+            # Scope by scope: each publication is an event.
+            before = known[-1]
+            engine.background_learn()
+            after = world.digests(engine)
+            for i in range(1, len(world.scopes) + 1):
+                done = sorted(engine.scopes)[:i]
+                known.append({s: (after if s in done else before)[s] for s in world.scopes})
         if n == snapshot_at:
             engine.checkpoint()
     copy = directory.with_name("copy")

@@ -32,6 +32,8 @@ while True:
     draw = rng.random()
     if draw < 0.03:
         engine.checkpoint()
+    elif draw > 0.98:
+        engine.background_learn()
     elif draw < 0.05:
         say("forgetting", f"user-{n}")
         engine.forget(user=f"user-{n}")

@@ -66,8 +66,10 @@ def hammer(world: World, engine, seconds: float, *, rollback: bool) -> dict[str,
         if rollback and rng.random() < 0.3:
             scope = str(rng.choice(engine.scopes)) if engine.scopes and rng.random() < 0.7 else None
             engine.rollback(int(rng.integers(engine.version + 1)), scope=scope)
-        else:
+        elif rng.random() < 0.5:
             engine.checkpoint()
+        else:
+            engine.background_learn(deadline_s=0.2)
         time.sleep(0.05)
 
     calls = [serve, serve, serve, serve, adapt, modes, look, keep]
