@@ -575,3 +575,39 @@ fn the_slow_adapter_is_published_where_it_surely_helps_and_only_there() {
     let not = random.background_learn(None, 0.0).unwrap();
     assert!(!not[0].accepted, "{not:?}");
 }
+
+#[test]
+fn a_scope_in_which_everybody_was_forgotten_is_gone_with_its_cycles_and_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let untrained = engine.digest("secret-tenant").unwrap();
+    World::new(20).run(&engine, "secret-tenant", "alice", 30);
+    engine.background_learn(None, 0.0).unwrap();
+    engine.rollback(Some("secret-tenant"), 0).unwrap();
+    engine.forget("alice").unwrap();
+    assert_eq!(engine.digest("secret-tenant").unwrap(), untrained);
+    assert!(engine.scope_names().is_empty());
+    for file in ["events", "snapshots"].iter().flat_map(|d| std::fs::read_dir(dir.path().join(d)).unwrap()) {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(6).any(|w| w == b"secret"));
+    }
+}
+
+#[test]
+fn cycles_forgetting_saving_and_serving_at_once_do_not_block_each_other() {
+    let engine = Engine::in_memory(config()).unwrap();
+    World::new(21).run(&engine, "a", "bob", 100);
+    std::thread::scope(|threads| {
+        let jobs: [Box<dyn Fn() + Send>; 4] = [
+            Box::new(|| drop(engine.background_learn(None, 0.0).unwrap())),
+            Box::new(|| drop(engine.forget("nobody").unwrap())),
+            Box::new(|| drop(engine.to_bytes().unwrap())),
+            Box::new(|| drop(engine.hold_for_fork())),
+        ];
+        for job in jobs {
+            threads.spawn(move || (0..10).for_each(|_| job()));
+        }
+        threads.spawn(|| World::new(22).run(&engine, "a", "bob", 100));
+    });
+    assert!(engine.find_patterns("a", &[0.3; D], 1).unwrap().len() == 1);
+}

@@ -353,7 +353,7 @@ impl Engine {
 
     fn cycle(&self, scope: &Scope, now: f64) -> Result<CycleReport> {
         // One cycle of a scope at a time, and none while a snapshot of the engine is taken.
-        let _one = self.cycles.lock();
+        let _one = self.between_cycles();
         let input = {
             let _guard = self.enter()?;
             let mut ledger = scope.ledger.lock();

@@ -183,7 +183,7 @@ impl Engine {
         if let Some(record) = self.pending.lock().get(id) {
             return Ok(record);
         }
-        self.refresh()?;
+        self.take_in()?;
         if let Some(record) = self.pending.lock().get(id) {
             return Ok(record);
         }

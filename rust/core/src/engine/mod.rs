@@ -5,7 +5,7 @@
 //! feedback ── journal (durable) ──► Loop A: case, gate, figures ──► next snapshot, published whole
 //! ```
 //!
-//! Lock order: fork gate (shared) → scope ledger → scope items → journal → pending. Readers of `adapt` take none.
+//! Lock order: cycles → fork gate (shared) → scope ledger → scope items → journal → pending. Readers of `adapt` take none.
 
 mod background;
 pub mod config;
@@ -46,7 +46,7 @@ use pending::Pending;
 use rustc_hash::FxHashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Bytes of decisions kept in memory until their feedback comes.
 const PENDING_BYTES: usize = 64 << 20;
@@ -79,11 +79,18 @@ pub struct Engine {
     next_decision: AtomicU64,
     closed: AtomicBool,
     /// Held while a background cycle runs or the engine is pictured: a picture never falls between a cycle's start and end.
-    cycles: Mutex<()>,
+    cycles: std::sync::Mutex<()>,
     /// Cycles that replay has seen begin and not yet end, by scope.
     open_cycles: Mutex<FxHashMap<Arc<str>, background::CycleInput>>,
     gate: RwLock<()>,
     counters: Counters,
+}
+
+/// See [`Engine::hold_for_fork`].
+#[derive(Debug)]
+pub struct ForkGuard<'a> {
+    _gate: RwLockWriteGuard<'a, ()>,
+    _cycles: std::sync::MutexGuard<'a, ()>,
 }
 
 impl Engine {
@@ -116,7 +123,7 @@ impl Engine {
             snapshots,
             next_decision: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            cycles: Mutex::new(()),
+            cycles: std::sync::Mutex::new(()),
             open_cycles: Mutex::new(FxHashMap::default()),
             gate: RwLock::new(()),
             counters: Counters::default(),
@@ -141,10 +148,20 @@ impl Engine {
         self.mode.store(mode as u8, Ordering::Release);
     }
 
-    /// Held shared by every call that takes a lock inside, and exclusively around `fork`, so that a child finds all locks free.
+    /// Waits until no call is inside that holds a lock and no background cycle runs, and keeps it so until dropped: around
+    /// `fork`, so that the child finds every lock free. The locks are of the standard library, which keeps no process-wide
+    /// list of waiters that a child would inherit.
     #[must_use]
-    pub fn fork_gate(&self) -> &RwLock<()> {
-        &self.gate
+    pub fn hold_for_fork(&self) -> ForkGuard<'_> {
+        let cycles = self.between_cycles();
+        ForkGuard {
+            _gate: self.gate.write().unwrap_or_else(PoisonError::into_inner),
+            _cycles: cycles,
+        }
+    }
+
+    fn between_cycles(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.cycles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self) -> Result<RwLockReadGuard<'_, ()>> {
@@ -207,6 +224,7 @@ impl Engine {
 
     /// Writes a snapshot (if durable), flushes and gives up the files. Calling it again does nothing.
     pub fn close(&self) -> Result<()> {
+        let _no_cycle = self.between_cycles();
         let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());

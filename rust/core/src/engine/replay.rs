@@ -227,6 +227,11 @@ impl Engine {
 
     /// Takes in what other writers of the directory appended since the last call. Returns the number of events.
     pub fn refresh(&self) -> Result<usize> {
+        let _guard = self.enter()?;
+        self.take_in()
+    }
+
+    pub(super) fn take_in(&self) -> Result<usize> {
         let events = self.journal.lock().poll()?;
         let n = events.len();
         let mut replay = Replay::default();
@@ -420,11 +425,12 @@ impl Engine {
         pending_gone: impl Fn(&DecisionRecord) -> bool,
     ) -> Result<Removed> {
         // Nobody else reads or writes meanwhile.
+        let _no_cycle = self.between_cycles();
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed() {
             return Err(Error::Learning("the engine is closed".into()));
         }
-        self.refresh()?;
+        self.take_in()?;
         let cases = |e: &Self| {
             e.scopes
                 .load()
@@ -442,14 +448,30 @@ impl Engine {
             bad.extend(marks(&s?.stamped.event));
         }
         let mut used: FxHashSet<u64> = FxHashSet::default();
+        let mut inhabited: FxHashSet<Arc<str>> = FxHashSet::default();
         for s in journal.history(&Positions::new())? {
             let event = s?.stamped.event;
-            if let Event::Decision(d) = &event {
-                if !gone(&event, &bad) {
+            if gone(&event, &bad) {
+                continue;
+            }
+            match &event {
+                Event::Decision(d) => {
                     used.extend(&d.items);
+                    inhabited.insert(d.scope.clone());
                 }
+                Event::Trace(t) => drop(inhabited.insert(t.scope.clone())),
+                _ => {}
             }
         }
+        // A scope in which nothing is left is gone altogether, with its cycles and its name.
+        let empty = |e: &Event| match e {
+            Event::CycleStart { scope, .. }
+            | Event::CyclePublish { scope }
+            | Event::Rollback {
+                scope: Some(scope), ..
+            } => !inhabited.contains(scope),
+            _ => false,
+        };
         let stays = |r: &DecisionRecord| !bad.contains(&r.id) && !pending_gone(r);
         let durable = journal.is_durable();
         if !durable {
@@ -467,13 +489,13 @@ impl Engine {
         }
         let (events, alive) = journal.rewrite(|s| match &s.stamped.event {
             Event::Item { id, vector, .. } => used.contains(&Item::new(id.clone(), vector).hash),
-            other => !gone(other, &bad),
+            other => !gone(other, &bad) && !empty(other),
         })?;
         drop(journal);
         (out.events, out.alive, out.decisions) = (events, alive, bad.len() as u64);
         self.pending.lock().retain(stays);
         // A living writer's log still holds its part; it must not come back from there.
-        let rebuilt = self.rebuilt(None, |e| gone(e, &bad))?;
+        let rebuilt = self.rebuilt(None, |e| gone(e, &bad) || empty(e))?;
         for scope in rebuilt.scopes.load().values() {
             scope.items.write().retain(|i| used.contains(&i.hash));
             scope.items.write().evict_to(self.config.item_bytes);

@@ -189,7 +189,6 @@ pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
 impl Engine {
     /// One consistent picture: no feedback is between journal and state while it is taken.
     fn image(&self, whole: bool) -> Result<EngineImage> {
-        let _no_cycle = self.cycles.lock();
         let names = self.scope_names();
         let scopes: Vec<Arc<Scope>> = names.iter().filter_map(|n| self.scope(n)).collect();
         let ledgers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
@@ -222,6 +221,7 @@ impl Engine {
 
     /// Everything, also what waits for feedback. Reading it back and going on equals never having stopped.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let _no_cycle = self.between_cycles();
         let _guard = self.enter()?;
         codec::encode(ENGINE_KIND, &self.image(true)?)
     }
@@ -301,6 +301,7 @@ impl Engine {
 
     /// Writes a snapshot, so that the next opening replays only what comes after it. Nothing without a state directory.
     pub fn checkpoint(&self) -> Result<()> {
+        let _no_cycle = self.between_cycles();
         let _guard = self.enter()?;
         self.snapshot_to_disk()
     }

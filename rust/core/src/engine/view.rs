@@ -13,8 +13,8 @@ use crate::metrics::Metrics;
 use crate::patterns::bank::Pattern;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 /// Figures of one scope.
 #[derive(Debug, Clone)]
@@ -77,6 +77,7 @@ impl Engine {
     /// Counters and sizes.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
+        let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let c = &self.counters;
         let (journal_bytes, journal_dropped, truncated) = self.journal.lock().sizes();
@@ -128,6 +129,7 @@ impl Engine {
     /// Figures of every scope, by name.
     #[must_use]
     pub fn report(&self) -> Vec<ScopeReport> {
+        let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         self.scope_names()
             .into_iter()
             .filter_map(|name| self.scope(&name))
@@ -248,6 +250,7 @@ impl Engine {
     /// Logical time of the last event in the journal: the version to come back to with `rollback`.
     #[must_use]
     pub fn version(&self) -> u64 {
+        let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         self.journal.lock().lamport()
     }
 }

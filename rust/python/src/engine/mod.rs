@@ -13,14 +13,14 @@ use numpy::{PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use sona_core::engine::{DecisionId, Engine, Feedback, Mode, Outcome, Request, TraceEvent};
+use sona_core::engine::{DecisionId, Engine, Feedback, ForkGuard, Mode, Outcome, Request, TraceEvent};
 use sona_core::trajectory::TrajectoryStep;
 use sona_core::{Error, store};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Compiled base of `sona.SonaEngine`.
@@ -506,11 +506,10 @@ impl PyEngine {
     fn _before_fork(&self, py: Python<'_>) {
         let engine = self.engine.clone();
         // Others finish their calls without needing the GIL; wait for them without holding it.
-        py.detach(|| drop(engine.fork_gate().write().unwrap_or_else(PoisonError::into_inner)));
-        let guard = engine.fork_gate().write().unwrap_or_else(PoisonError::into_inner);
+        py.detach(|| drop(engine.hold_for_fork()));
+        let guard = engine.hold_for_fork();
         // SAFETY: the lock lives in `engine`, which `Held` keeps alive until after the guard is dropped.
-        let guard =
-            unsafe { std::mem::transmute::<RwLockWriteGuard<'_, ()>, RwLockWriteGuard<'static, ()>>(guard) };
+        let guard = unsafe { std::mem::transmute::<ForkGuard<'_>, ForkGuard<'static>>(guard) };
         HELD.with_borrow_mut(|held| {
             held.push(Held {
                 guard: ManuallyDrop::new(guard),
@@ -532,7 +531,7 @@ impl PyEngine {
 
 /// A fork gate that is held while the process forks.
 struct Held {
-    guard: ManuallyDrop<RwLockWriteGuard<'static, ()>>,
+    guard: ManuallyDrop<ForkGuard<'static>>,
     engine: Arc<Engine>,
 }
 
