@@ -587,7 +587,10 @@ fn a_scope_in_which_everybody_was_forgotten_is_gone_with_its_cycles_and_its_name
     engine.forget("alice").unwrap();
     assert_eq!(engine.digest("secret-tenant").unwrap(), untrained);
     assert!(engine.scope_names().is_empty());
-    for file in ["events", "snapshots"].iter().flat_map(|d| std::fs::read_dir(dir.path().join(d)).unwrap()) {
+    for file in ["events", "snapshots"]
+        .iter()
+        .flat_map(|d| std::fs::read_dir(dir.path().join(d)).unwrap())
+    {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         assert!(!bytes.windows(6).any(|w| w == b"secret"));
     }
