@@ -18,7 +18,7 @@ const BATCH: usize = 12;
 const PATIENCE: usize = 64;
 /// Points that judge greedy draws: at least this many, and this many per centroid.
 const JURY: usize = 2048;
-const JURY_PER_CENTROID: usize = 32;
+const JURY_PER_CENTROID: usize = 64;
 
 /// Draws per step that keep the seeding about as good as more would: 2 + ln k.
 pub(super) fn greedy_trials(k: usize) -> usize {

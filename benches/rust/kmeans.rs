@@ -1,0 +1,70 @@
+//! K-means: one assignment against scalar Rust, seeding, whole runs.
+//!
+//! `cargo bench -p sona-bench --bench kmeans`
+
+#![allow(missing_docs, clippy::expect_used)]
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use sona_bench::unit_rows;
+use sona_core::kernels::nearest::{Nearest, TILE, nearest, pack_tile};
+use sona_core::kernels::scalar;
+use sona_core::patterns::kmeans::{Algorithm, Params, kmeans, kmeans_plus_plus};
+use std::hint::black_box;
+
+const D: usize = 256;
+
+fn assignment(c: &mut Criterion) {
+    let mut g = c.benchmark_group("kmeans/assign_tile");
+    for k in [50, 100] {
+        let (points, centroids) = (unit_rows(TILE, D, 1), unit_rows(k, D, 2));
+        let half = vec![0.5f32; k];
+        let mut tile = vec![0.0; TILE * D];
+        pack_tile(points.chunks_exact(D), D, &mut tile);
+        let mut out = Nearest::default();
+        g.bench_function(BenchmarkId::new("sona", k), |b| {
+            b.iter(|| nearest(black_box(&centroids), &half, D, black_box(&tile), &mut out));
+        });
+        g.bench_function(BenchmarkId::new("scalar", k), |b| {
+            b.iter(|| {
+                let mut labels = [0usize; TILE];
+                for (label, x) in labels.iter_mut().zip(points.chunks_exact(D)) {
+                    let mut best = f32::INFINITY;
+                    for (i, row) in centroids.chunks_exact(D).enumerate() {
+                        let d2 = scalar::squared_l2(black_box(x), row);
+                        if d2 < best {
+                            (best, *label) = (d2, i);
+                        }
+                    }
+                }
+                labels
+            });
+        });
+    }
+    g.finish();
+}
+
+fn runs(c: &mut Criterion) {
+    let mut g = c.benchmark_group("kmeans/10000x256");
+    g.sample_size(10);
+    let x = unit_rows(10_000, D, 3);
+    for k in [50, 100] {
+        g.bench_function(BenchmarkId::new("plus_plus", k), |b| {
+            b.iter(|| kmeans_plus_plus(black_box(&x), D, k, None, 0).expect("valid"));
+        });
+        for (name, algorithm) in [("lloyd", Algorithm::Lloyd), ("auto", Algorithm::Auto)] {
+            let params = Params {
+                max_iterations: 20,
+                tol: 0.0,
+                algorithm,
+                ..Params::new(k)
+            };
+            g.bench_function(BenchmarkId::new(name, k), |b| {
+                b.iter(|| kmeans(black_box(&x), D, &params).expect("valid"));
+            });
+        }
+    }
+    g.finish();
+}
+
+criterion_group!(benches, assignment, runs);
+criterion_main!(benches);
