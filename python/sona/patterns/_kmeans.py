@@ -73,8 +73,8 @@ def kmeans(
         unit length and a squared distance is ``2 (1 - cos)``. A zero row has no direction and is refused.
     algorithm
         ``"lloyd"`` scans all centroids for every point, ``"hamerly"`` skips points whose nearest centroid
-        cannot have changed; both return the same bits. ``"auto"`` takes the faster exact one.
-        ``"minibatch"`` is approximate, for large ``n``.
+        cannot have changed and scans in full while that would not pay; both return the same bits. ``"auto"``
+        is ``"hamerly"``. ``"minibatch"`` is approximate, for large ``n``.
     seed
         Seed of all draws.
     n_threads
