@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, Self, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
 
 from sona.trajectory import LearningSignal, QueryTrajectory
 
@@ -696,6 +697,7 @@ def export_preferences(path: str | os.PathLike[str], rows: Iterable[dict[str, An
 
 # --- engine ----------------------------------------------------------------------------------------------------------
 
+@final
 class Decision:
     """A ranking that was returned: ids and scores of the shown places, best first."""
 
@@ -725,6 +727,7 @@ class Decision:
         """Scope of the decision."""
     def __len__(self) -> int: ...
 
+@disjoint_base
 class Engine:
     """Compiled base of `sona.SonaEngine`."""
 
