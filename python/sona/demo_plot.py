@@ -120,6 +120,8 @@ def _before_after(ax: Any, result: DemoResult) -> None:
 
 
 def _latency(ax: Any, result: DemoResult) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     latency = result.latency()
     places = np.arange(len(latency))
     for place, (p50, p99) in zip(places, latency.values(), strict=True):
@@ -131,6 +133,9 @@ def _latency(ax: Any, result: DemoResult) -> None:
                 f"{value:,.0f}", (value, place), (0, 9), textcoords="offset points", fontsize=8, ha="center"
             )
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.margins(x=0.15)
     ax.set_ylim(len(places) - 0.2, -0.6)
     ax.set_yticks(places, list(latency), fontsize=9)
