@@ -59,7 +59,7 @@ class InstantLoopConfig:
 
 @dataclass(frozen=True, slots=True)
 class FlushReport:
-    """What one flush did: signals in the step, edges committed, and whether the fast adapter stepped."""
+    """What one flush did: signals taken in since the last one, edges committed, and whether the fast adapter stepped."""
 
     signals: int
     edges: int
@@ -78,6 +78,8 @@ class InstantLoop:
     hidden_dim : int
         Length of the query vectors.
     config : InstantLoopConfig, optional
+    baseline : RewardBaseline, optional
+        What rewards are judged against; read before each quality enters it. Default: the constant 0.5.
 
     Raises
     ------
@@ -97,12 +99,19 @@ class InstantLoop:
     True
     """
 
-    def __init__(self, hidden_dim: int, config: InstantLoopConfig | None = None) -> None:
+    def __init__(
+        self,
+        hidden_dim: int,
+        config: InstantLoopConfig | None = None,
+        *,
+        baseline: RewardBaseline | None = None,
+    ) -> None:
         self.config = config if config is not None else InstantLoopConfig()
         self._lora = MicroLoRA(hidden_dim, self.config.micro_lora_rank, learning_rate=self.config.micro_lora_lr)
         self._edges = EdgeWeights()
         self._buffer = TrajectoryBuffer()
-        self._baseline = RewardBaseline()
+        self._baseline = baseline
+        self._signals = 0
         self._lock = threading.Lock()
         self._last_flush: float | None = None
         self._flushes = 0
@@ -132,19 +141,23 @@ class InstantLoop:
         """
         now = time.time() if now is None else now
         # The baseline is read before this reward enters it, otherwise the reward would be compared with itself.
-        signal = LearningSignal.from_trajectory(trajectory, baseline=self._baseline.read())
-        self._lora.accumulate_gradient(signal)
-        self._baseline.update(trajectory.final_quality)
+        against = 0.5 if self._baseline is None else self._baseline.read()
+        self._lora.accumulate_gradient(LearningSignal.from_trajectory(trajectory, baseline=against))
+        if self._baseline is not None:
+            self._baseline.update(trajectory.final_quality)
         ids = list(item_ids)
         if len(ids) > 1:
             self._edges.update_from_signal(ids, trajectory.final_quality, self.config.edge_update_scale)
         self._buffer.record(trajectory)
         with self._lock:
+            self._signals += 1
             if self._last_flush is None:
                 self._last_flush = now
-            overdue = (now - self._last_flush) * 1e3 >= self.config.flush_ms
-        full = self._lora.pending >= min(self.config.flush_every, self.config.max_pending_signals)
-        if full or overdue:
+            due = (
+                self._signals >= min(self.config.flush_every, self.config.max_pending_signals)
+                or (now - self._last_flush) * 1e3 >= self.config.flush_ms
+            )
+        if due:
             self.flush_updates(now=now)
 
     def flush_updates(self, *, now: float | None = None) -> FlushReport:
@@ -162,8 +175,9 @@ class InstantLoop:
         with self._lock:
             self._last_flush = time.time() if now is None else now
             self._flushes += 1
+            signals, self._signals = self._signals, 0
         step = self._lora.apply_accumulated()
-        return FlushReport(step.count, self._edges.commit(), step.applied)
+        return FlushReport(signals, self._edges.commit(), step.applied)
 
     def drain_trajectories(self) -> list[QueryTrajectory]:
         """Hand over and forget the buffered trajectories, oldest first."""
@@ -180,23 +194,24 @@ class InstantLoop:
         return self._edges
 
     def metrics(self) -> dict[str, int | float]:
-        """Counters of the loop and its parts: ``flushes``, ``lora_…``, ``edges_…``, ``buffer_…``, ``baseline_…``."""
-        parts = {
-            "lora": self._lora.metrics(),
-            "edges": self._edges.metrics(),
-            "buffer": self._buffer.metrics(),
-            "baseline": self._baseline.metrics(),
-        }
-        merged = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
-        return {"flushes": self._flushes, **merged}
+        """Counters of the loop and its parts: ``flushes``, ``signals``, ``lora_…``, ``edges_…``, ``buffer_…``."""
+        parts = {"lora": self._lora, "edges": self._edges, "buffer": self._buffer}
+        merged = {f"{part}_{name}": value for part, x in parts.items() for name, value in x.metrics().items()}
+        return {"flushes": self._flushes, "signals": self._signals, **merged}
 
     def to_bytes(self) -> bytes:
-        """Return the whole state: settings, adapter, edges, buffered trajectories, baseline."""
+        """Return the whole state: settings, adapter, edges, buffered trajectories, and the baseline if there is one."""
         with self._lock:
-            head = {"config": asdict(self.config), "flushes": self._flushes, "last_flush": self._last_flush}
+            head = {
+                "config": asdict(self.config),
+                "flushes": self._flushes,
+                "signals": self._signals,
+                "last_flush": self._last_flush,
+            }
         parts = [
             json.dumps(head).encode(),
-            *(part.to_bytes() for part in (self._lora, self._edges, self._buffer, self._baseline)),
+            *(part.to_bytes() for part in (self._lora, self._edges, self._buffer)),
+            b"" if self._baseline is None else self._baseline.to_bytes(),
         ]
         return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
 
@@ -213,23 +228,23 @@ class InstantLoop:
         try:
             head = json.loads(parts[0])
             config = InstantLoopConfig(**head["config"])
-            flushes, last = int(head["flushes"]), head["last_flush"]
+            flushes, signals, last = int(head["flushes"]), int(head["signals"]), head["last_flush"]
             last_flush = None if last is None else float(last)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptStateError(f"InstantLoop state: {error}") from error
         lora = MicroLoRA.from_bytes(parts[1])
         if lora.rank != config.micro_lora_rank:
             raise CorruptStateError("InstantLoop state: the adapter has another rank")
-        loop = cls(lora.hidden_dim, config)
+        baseline = RewardBaseline.from_bytes(parts[4]) if parts[4] else None
+        loop = cls(lora.hidden_dim, config, baseline=baseline)
         loop._lora = lora
         loop._edges = EdgeWeights.from_bytes(parts[2])
         loop._buffer = TrajectoryBuffer.from_bytes(parts[3])
-        loop._baseline = RewardBaseline.from_bytes(parts[4])
-        loop._flushes, loop._last_flush = flushes, last_flush
+        loop._flushes, loop._signals, loop._last_flush = flushes, signals, last_flush
         return loop
 
     def __reduce__(self) -> tuple[Callable[[bytes], InstantLoop], tuple[bytes]]:
         return InstantLoop.from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
-        return f"InstantLoop(hidden_dim={self._lora.hidden_dim}, pending={self._lora.pending})"
+        return f"InstantLoop(hidden_dim={self._lora.hidden_dim}, signals={self._signals})"

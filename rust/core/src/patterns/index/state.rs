@@ -6,8 +6,9 @@ use super::hnsw;
 use super::params::{Kind, Params, Precision};
 use super::rows::Rows;
 
-/// Rows from which `Kind::Auto` searches through a graph. Measured by `benches/python/bench_index.py --crossover` as the
-/// size from which one insert and one search together cost less through the graph than by scanning, at k = 10.
+/// Rows from which `Kind::Auto` searches through a graph. Cautious: `benches/python/bench_index.py --crossover` finds the
+/// graph cheaper (one insert and one search, k = 10) from a few thousand rows on where vectors form clusters, but on vectors
+/// without structure the graph loses recall, and the scan never does.
 const fn crossover(precision: Precision) -> usize {
     match precision {
         Precision::Float32 => 20_000,
