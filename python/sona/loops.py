@@ -195,8 +195,8 @@ class InstantLoop:
 
     def metrics(self) -> dict[str, int | float]:
         """Counters of the loop and its parts: ``flushes``, ``signals``, ``lora_…``, ``edges_…``, ``buffer_…``."""
-        parts = {"lora": self._lora, "edges": self._edges, "buffer": self._buffer}
-        merged = {f"{part}_{name}": value for part, x in parts.items() for name, value in x.metrics().items()}
+        parts = {"lora": self._lora.metrics(), "edges": self._edges.metrics(), "buffer": self._buffer.metrics()}
+        merged = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
         return {"flushes": self._flushes, "signals": self._signals, **merged}
 
     def to_bytes(self) -> bytes:
