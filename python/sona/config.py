@@ -36,7 +36,7 @@ class SonaConfig:
         AdamW step size of the background adapter. The cycle multiplies it by 50: with the small values that users of this
         design know, an adapter that starts at zero would not move within one cycle.
     ewc_lambda : float, default 2000
-        Strength of the pull toward earlier parameters; used by the background loop when EWC is on.
+        Strength of the pull toward earlier parameters. Kept with the settings; nothing in this version reads it yet.
     pattern_clusters : int, default 100
         Clusters of one pattern extraction.
     trajectory_capacity : int, default 10,000
@@ -84,7 +84,7 @@ class SonaConfig:
     learn_candidates : int, default 50
         Best candidates of a decision that take part in learning, besides those shown.
     harm_budget : float, default 0.02
-        Greatest loss in DCG, on anchors and on items without feedback, with which a promotion is still accepted.
+        Greatest loss in DCG on items without feedback with which `promote` still accepts. It does not limit live learning.
     fsync : {"always", "group", "none"}, default "group"
         When the event log is forced to the disk. A killed process loses nothing under any of them; a power cut can lose the
         last 100 ms under "group".
