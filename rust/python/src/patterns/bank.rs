@@ -1,4 +1,4 @@
-//! Binding of `sona_core::patterns::bank` and `sona_core::patterns::qlearning`.
+//! Binding of `sona_core::patterns::bank`.
 
 use crate::arrays::{detached, metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
@@ -9,9 +9,7 @@ use pyo3::types::{PyBytes, PyDict};
 use sona_core::patterns::bank::{
     self as core, ActionOutcome, BankConfig, Memo, MemoryItem, Outcome, Pattern, Verdict,
 };
-use sona_core::patterns::qlearning::QLearning;
 use sona_core::{Error, Result};
-use std::path::PathBuf;
 
 /// id, scope, centroid, size, weight, mean quality, variance, created, accessed, accesses, verdict, actions.
 type Fields<A> = (
@@ -372,106 +370,8 @@ impl PyBank {
     }
 }
 
-/// State of `sona.patterns.QLearningPatterns`.
-#[pyclass(name = "QTable", module = "sona._core", frozen)]
-struct PyQTable {
-    table: Mutex<QLearning>,
-}
-
-#[pymethods]
-impl PyQTable {
-    #[new]
-    #[pyo3(signature = (*, gamma, alpha_power))]
-    fn new(gamma: f64, alpha_power: f64) -> PyResult<Self> {
-        Ok(Self {
-            table: Mutex::new(QLearning::new(gamma, alpha_power).py()?),
-        })
-    }
-
-    #[getter]
-    fn gamma(&self) -> f64 {
-        self.table.lock().gamma()
-    }
-
-    #[getter]
-    fn alpha_power(&self) -> f64 {
-        self.table.lock().alpha_power()
-    }
-
-    /// Learns from one transition; returns the pair's new value.
-    fn update(
-        &self,
-        state: &str,
-        action: &str,
-        reward: f64,
-        next_state: Option<&str>,
-        now: f64,
-    ) -> PyResult<f64> {
-        self.table
-            .lock()
-            .update(state, action, reward, next_state, now)
-            .py()
-    }
-
-    /// Value of a pair.
-    fn q_value(&self, state: &str, action: &str) -> f64 {
-        self.table.lock().q_value(state, action)
-    }
-
-    /// Updates of a pair.
-    fn count(&self, state: &str, action: &str) -> u64 {
-        self.table.lock().count(state, action)
-    }
-
-    /// The action of highest value.
-    fn best_action(&self, state: &str, actions: Option<Vec<String>>) -> Option<String> {
-        self.table.lock().best_action(state, actions.as_deref())
-    }
-
-    fn __len__(&self) -> usize {
-        self.table.lock().len()
-    }
-
-    /// Writes `intelligence.json`.
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let copy = self.table.lock().clone();
-        detached(py, || copy.save(&path))
-    }
-
-    /// Replaces the pairs by those of an `intelligence.json`; nothing changes if it is refused.
-    fn read(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let (gamma, power) = (self.gamma(), self.alpha_power());
-        let table = detached(py, || QLearning::load(&path, gamma, power))?;
-        *self.table.lock() = table;
-        Ok(())
-    }
-
-    /// Counts.
-    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let m = self.table.lock().metrics();
-        metrics_dict(py, &m)
-    }
-
-    /// The whole state.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let copy = self.table.lock().clone();
-        let bytes = detached(py, || copy.to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// The table that `to_bytes` wrote.
-    #[staticmethod]
-    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let data = data.to_vec();
-        Ok(Self {
-            table: Mutex::new(detached(py, || QLearning::from_bytes(&data))?),
-        })
-    }
-}
-
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyBank>()?;
-    m.add_class::<PyQTable>()?;
     m.add_function(wrap_pyfunction!(merge_patterns, m)?)?;
     m.add_function(wrap_pyfunction!(decay_factor, m)?)?;
     m.add_function(wrap_pyfunction!(wilson_lower_bound, m)?)?;

@@ -4,6 +4,7 @@ mod bank;
 mod cases;
 mod index;
 mod kmeans;
+mod qlearning;
 
 use pyo3::prelude::*;
 
@@ -11,5 +12,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     kmeans::register(m)?;
     index::register(m)?;
     bank::register(m)?;
+    qlearning::register(m)?;
     cases::register(m)
 }

@@ -1,75 +1,16 @@
-//! Binding of `sona_core::patterns::cases`.
+//! Binding of the case memory.
 
-use crate::arrays::{detached, matrix, metrics_dict, vector};
-use crate::errors::{IntoPy, to_py};
-use crate::items::{Use, item_id, item_ids, not_serialisable};
-use arc_swap::ArcSwap;
+use super::arguments::{self, Items, count, optional};
+use super::published::Published;
+use crate::arrays::{detached, metrics_dict, vector};
+use crate::errors::IntoPy;
+use crate::items::{self, Use, not_serialisable};
 use numpy::PyArray1;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::item::ItemId;
 use sona_core::patterns::cases as core;
-use sona_core::{Error, Result};
 use std::sync::Arc;
-
-/// Ids with their vectors, copied out of Python.
-struct Items {
-    ids: Vec<ItemId>,
-    data: Vec<f32>,
-    dim: usize,
-}
-
-impl Items {
-    fn extract(
-        id_name: &'static str,
-        ids: &Bound<'_, PyAny>,
-        vector_name: &'static str,
-        vectors: &Bound<'_, PyAny>,
-        dim: usize,
-        purpose: Use,
-    ) -> PyResult<Self> {
-        let ids = item_ids(id_name, ids, purpose)?;
-        let (data, n, _) = matrix(vector_name, vectors, Some(dim))?;
-        if n != ids.len() {
-            return Err(to_py(Error::shape(
-                vector_name,
-                format!("({}, {dim})", ids.len()),
-                format!("({n}, {dim})"),
-            )));
-        }
-        Ok(Self { ids, data, dim })
-    }
-
-    fn with<T>(&self, f: impl FnOnce(&core::Candidates<'_>) -> Result<T>) -> Result<T> {
-        let ids: Vec<&ItemId> = self.ids.iter().collect();
-        let rows: Vec<&[f32]> = self.data.chunks_exact(self.dim).collect();
-        f(&core::Candidates::new(&ids, &rows, self.dim)?)
-    }
-}
-
-/// A count that must not be negative.
-fn count(name: &'static str, value: i64) -> PyResult<usize> {
-    usize::try_from(value).map_err(|_| to_py(Error::config(name, "a number >= 0", value)))
-}
-
-fn seed(value: i128) -> PyResult<u64> {
-    u64::try_from(value).map_err(|_| to_py(Error::config("seed", "0 to 2**64 - 1", value)))
-}
-
-fn optional(name: &'static str, x: Option<&Bound<'_, PyAny>>, n: usize) -> PyResult<Option<Vec<f32>>> {
-    let Some(x) = x else { return Ok(None) };
-    let v = vector(name, x, None)?;
-    if v.len() == n {
-        Ok(Some(v))
-    } else {
-        Err(to_py(Error::shape(
-            name,
-            format!("({n},)"),
-            format!("({},)", v.len()),
-        )))
-    }
-}
 
 /// Remembers what was chosen for which request, and ranks the next request by it.
 ///
@@ -136,26 +77,15 @@ fn optional(name: &'static str, x: Option<&Bound<'_, PyAny>>, n: usize) -> PyRes
 /// >>> memory.remove([0]), len(memory)
 /// (1, 0)
 #[pyclass(frozen, module = "sona.patterns", name = "CaseMemory")]
-pub(crate) struct CaseMemory {
-    state: ArcSwap<core::CaseMemory>,
-    writer: Mutex<()>,
+pub(super) struct CaseMemory {
+    pub(super) state: Published<core::CaseMemory>,
 }
 
 impl CaseMemory {
     fn holding(memory: core::CaseMemory) -> Self {
         Self {
-            state: ArcSwap::from_pointee(memory),
-            writer: Mutex::new(()),
+            state: Published::new(memory),
         }
-    }
-
-    /// Changes a private copy, then publishes it whole.
-    fn update<T>(&self, f: impl FnOnce(&mut core::CaseMemory) -> Result<T>) -> Result<T> {
-        let _one_at_a_time = self.writer.lock();
-        let mut next = core::CaseMemory::clone(&self.state.load());
-        let out = f(&mut next)?;
-        self.state.store(Arc::new(next));
-        Ok(out)
     }
 }
 
@@ -187,7 +117,7 @@ impl CaseMemory {
             max_bytes: max_bytes.map(|b| count("max_bytes", b)).transpose()?,
         };
         Ok(Self::holding(
-            core::CaseMemory::new(count("dim", dim)?, params, self::seed(seed)?).py()?,
+            core::CaseMemory::new(count("dim", dim)?, params, arguments::seed(seed)?).py()?,
         ))
     }
 
@@ -209,7 +139,7 @@ impl CaseMemory {
     ///     ``q`` is not a finite vector of length ``dim``.
     #[pyo3(signature = (q))]
     fn adapt<'py>(&self, py: Python<'py>, q: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let memory = self.state.load_full();
+        let memory = self.state.snapshot();
         let q = vector("q", q, Some(memory.dim()))?;
         let out = detached(py, || Ok(memory.probe(&q)?.adapted().to_vec()))?;
         Ok(PyArray1::from_vec(py, out))
@@ -240,9 +170,9 @@ impl CaseMemory {
         q: &Bound<'py, PyAny>,
         item_ids: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let memory = self.state.load_full();
+        let memory = self.state.snapshot();
         let q = vector("q", q, Some(memory.dim()))?;
-        let ids = self::item_ids("item_ids", item_ids, Use::Look)?;
+        let ids = items::item_ids("item_ids", item_ids, Use::Look)?;
         let out = detached(py, || {
             let refs: Vec<&ItemId> = ids.iter().collect();
             Ok(memory.recall(&memory.probe(&q)?, &refs))
@@ -283,7 +213,7 @@ impl CaseMemory {
         vectors: &Bound<'py, PyAny>,
         base: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let memory = self.state.load_full();
+        let memory = self.state.snapshot();
         let q = vector("q", q, Some(memory.dim()))?;
         let items = Items::extract("item_ids", item_ids, "vectors", vectors, memory.dim(), Use::Look)?;
         let base = optional("base", base, items.ids.len())?;
@@ -347,7 +277,7 @@ impl CaseMemory {
     ) -> PyResult<u64> {
         let dim = self.state.load().dim();
         let q = vector("q", q, Some(dim))?;
-        let clicked = item_ids("clicked_ids", clicked_ids, Use::Learn)?;
+        let clicked = items::item_ids("clicked_ids", clicked_ids, Use::Learn)?;
         let items = Items::extract(
             "candidate_ids",
             candidate_ids,
@@ -360,7 +290,7 @@ impl CaseMemory {
         let (source, user) = (Arc::from(source), Arc::from(user));
         detached(py, || {
             items.with(|candidates| {
-                self.update(|memory| {
+                self.state.update(|memory| {
                     let probe = memory.probe(&q)?;
                     let case = core::NewCase {
                         chosen: &clicked,
@@ -398,7 +328,7 @@ impl CaseMemory {
     fn remove(&self, py: Python<'_>, case_ids: &Bound<'_, PyAny>) -> PyResult<usize> {
         let ids: PyResult<Vec<i64>> = case_ids.try_iter()?.map(|x| x?.extract::<i64>()).collect();
         let ids: Vec<u64> = ids?.into_iter().filter_map(|x| u64::try_from(x).ok()).collect();
-        detached(py, || self.update(|memory| Ok(memory.remove(&ids))))
+        detached(py, || self.state.update(|memory| Ok(memory.remove(&ids))))
     }
 
     /// Ids of the cases of a user, of a source, or of both at once.
@@ -423,7 +353,7 @@ impl CaseMemory {
         user: Option<&str>,
         source: Option<&str>,
     ) -> PyResult<Bound<'py, PyArray1<i64>>> {
-        let memory = self.state.load_full();
+        let memory = self.state.snapshot();
         let ids = detached(py, || {
             Ok(memory
                 .cases_of(user, source)
@@ -462,7 +392,7 @@ impl CaseMemory {
     /// TypeError
     ///     An item id is not an int, str, bytes or tuple of those.
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let memory = self.state.load_full();
+        let memory = self.state.snapshot();
         if let Some(id) = memory.unwritable_id() {
             return Err(not_serialisable(id));
         }
@@ -522,297 +452,4 @@ impl CaseMemory {
         }
         format!("<{out}): {} cases, {} bytes>", m.len(), m.nbytes())
     }
-}
-
-/// Keeps the chance of items that never got feedback, by a handicap that it learns.
-///
-/// Learning from clicks raises what was clicked; what nobody could click yet sinks. ``"evidence"`` gives items without
-/// evidence e(d) = 1 (their summed recall at clicks is below 1) an offset β + λ·(q − q̄)·d, with q̄ the kernel mean of
-/// similar requests. (β, λ) is one of 21 arms, scored on each feedback twice: as it is, and with one clicked item's cases
-/// removed, a simulated unseen item. The arm in use has the largest D = (1 − nu)·gain as is + nu·gain removed, in DCG over
-/// the arm (0, 0), among those with D > z standard errors. ``"multiplier"`` scales all that was learned by one of 30
-/// learned factors; ``"off"`` changes nothing.
-///
-/// Safe to share between threads: readers see whole snapshots and never wait, writers take turns.
-///
-/// Parameters
-/// ----------
-/// mode : {"evidence", "multiplier", "off"}, default "evidence"
-/// nu : float, default 0.2
-///     Assumed share of traffic that wants items without feedback, in [0, 1].
-/// z : float, default 3.0
-///     Standard errors that an arm must win by, >= 0.
-/// decay : float, default 0.999
-///     Decay of the running means per feedback, in (0, 1].
-/// warmup : int, default 20
-///     Feedbacks before an arm is chosen.
-/// seed : int, default 0
-///     Of the choice which clicked item is removed when there are several.
-///
-/// Raises
-/// ------
-/// ConfigError
-///     A parameter is out of range.
-///
-/// Notes
-/// -----
-/// It lowers the loss of items without feedback, at a price in lift on the others; it does not promise that they never
-/// lose, least of all during the first hundreds of feedbacks. Measured figures: ``sona bench retrieval``.
-///
-/// Examples
-/// --------
-/// >>> import numpy as np
-/// >>> from sona.patterns import CaseMemory, ItemGate
-/// >>> memory, gate = CaseMemory(2), ItemGate()
-/// >>> ids, vectors = ["a", "b"], np.eye(2, dtype=np.float32)
-/// >>> for _ in range(3):                                     # the gate looks first, then the case is learned
-/// ...     gate.observe(memory, [1, 1], ["b"], ids, vectors)
-/// ...     case = memory.learn([1, 1], ["b"], ids, vectors)
-/// >>> gate.has_evidence("b"), gate.has_evidence("a"), gate.beta, gate.lambda_
-/// (True, False, 0.0, 0.0)
-#[pyclass(frozen, module = "sona.patterns", name = "ItemGate")]
-pub(crate) struct ItemGate {
-    state: ArcSwap<core::ItemGate>,
-    writer: Mutex<()>,
-}
-
-impl ItemGate {
-    fn holding(gate: core::ItemGate) -> Self {
-        Self {
-            state: ArcSwap::from_pointee(gate),
-            writer: Mutex::new(()),
-        }
-    }
-}
-
-/// The ungated scores of a request with the probe that they came from.
-fn score(
-    memory: &core::CaseMemory,
-    q: &[f32],
-    candidates: &core::Candidates<'_>,
-    base: Option<&[f32]>,
-) -> Result<(core::Probe, core::Scored)> {
-    let probe = memory.probe(q)?;
-    let mut scored = core::Scored::default();
-    memory.score(&probe, candidates, base, &mut scored)?;
-    Ok((probe, scored))
-}
-
-#[pymethods]
-impl ItemGate {
-    #[new]
-    #[pyo3(signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0))]
-    fn new(mode: &str, nu: f64, z: f64, decay: f64, warmup: i64, seed: i128) -> PyResult<Self> {
-        let mode = core::GateMode::parse(mode).py()?;
-        let params = core::GateParams {
-            mode,
-            nu,
-            z,
-            decay,
-            warmup: count("warmup", warmup)? as u64,
-        };
-        Ok(Self::holding(
-            core::ItemGate::new(params, self::seed(seed)?).py()?,
-        ))
-    }
-
-    /// Look at one feedback, before the memory learns it.
-    ///
-    /// Parameters
-    /// ----------
-    /// memory : CaseMemory
-    ///     As it was when the ranking was made.
-    /// q : (d,) float32
-    ///     The request.
-    /// clicked_ids : sequence of hashables
-    ///     What was chosen, among the items. Rejections are not for the gate.
-    /// item_ids, vectors : n hashables, (n, d) float32
-    ///     What was ranked; the more of it, the better the gate knows ranks.
-    /// base : (n,) float32 or None, default None
-    ///     The application's own scores; None: the cosine.
-    ///
-    /// Raises
-    /// ------
-    /// ValueError
-    ///     No clicked item, or one that is not among the items.
-    /// ShapeError, DimensionMismatch, NotFiniteError
-    ///     Before anything is changed.
-    ///
-    /// Notes
-    /// -----
-    /// One search plus O(n·(d + arms)).
-    #[pyo3(signature = (memory, q, clicked_ids, item_ids, vectors, *, base=None))]
-    #[expect(clippy::too_many_arguments, reason = "the public call")]
-    fn observe(
-        &self,
-        py: Python<'_>,
-        memory: &CaseMemory,
-        q: &Bound<'_, PyAny>,
-        clicked_ids: &Bound<'_, PyAny>,
-        item_ids: &Bound<'_, PyAny>,
-        vectors: &Bound<'_, PyAny>,
-        base: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let memory = memory.state.load_full();
-        let q = vector("q", q, Some(memory.dim()))?;
-        let clicked = self::item_ids("clicked_ids", clicked_ids, Use::Learn)?;
-        let items = Items::extract("item_ids", item_ids, "vectors", vectors, memory.dim(), Use::Look)?;
-        let base = optional("base", base, items.ids.len())?;
-        detached(py, || {
-            items.with(|candidates| {
-                let (probe, scored) = score(&memory, &q, candidates, base.as_deref())?;
-                let _one_at_a_time = self.writer.lock();
-                let mut next = core::ItemGate::clone(&self.state.load());
-                next.observe(&memory, &probe, &clicked, candidates, &scored)?;
-                self.state.store(Arc::new(next));
-                Ok(())
-            })
-        })
-    }
-
-    /// The memory's scores with the gate applied: what to show.
-    ///
-    /// Parameters
-    /// ----------
-    /// memory : CaseMemory
-    /// q : (d,) float32
-    /// item_ids, vectors : n hashables, (n, d) float32
-    /// base : (n,) float32 or None, default None
-    ///     The application's own scores; None: the cosine.
-    ///
-    /// Returns
-    /// -------
-    /// (n,) float32
-    ///     Without cases ``base`` itself, bit for bit.
-    #[pyo3(signature = (memory, q, item_ids, vectors, *, base=None))]
-    fn scores<'py>(
-        &self,
-        py: Python<'py>,
-        memory: &CaseMemory,
-        q: &Bound<'py, PyAny>,
-        item_ids: &Bound<'py, PyAny>,
-        vectors: &Bound<'py, PyAny>,
-        base: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let memory = memory.state.load_full();
-        let gate = self.state.load_full();
-        let q = vector("q", q, Some(memory.dim()))?;
-        let items = Items::extract("item_ids", item_ids, "vectors", vectors, memory.dim(), Use::Look)?;
-        let base = optional("base", base, items.ids.len())?;
-        let out = detached(py, || {
-            items.with(|candidates| {
-                let (probe, scored) = score(&memory, &q, candidates, base.as_deref())?;
-                let mut out = Vec::new();
-                gate.apply(&probe, candidates, &scored, &mut out);
-                Ok(out)
-            })
-        })?;
-        Ok(PyArray1::from_vec(py, out))
-    }
-
-    /// True if the item was chosen often enough where similar requests had chosen it before (mode "evidence").
-    #[pyo3(signature = (item_id))]
-    fn has_evidence(&self, item_id: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self
-            .state
-            .load()
-            .has_evidence(&self::item_id(item_id, Use::Look)?))
-    }
-
-    /// Which gate.
-    #[getter]
-    fn mode(&self) -> &'static str {
-        self.state.load().params().mode.name()
-    }
-
-    /// β of the arm in use.
-    #[getter]
-    fn beta(&self) -> f64 {
-        self.state.load().beta()
-    }
-
-    /// λ of the arm in use.
-    #[getter]
-    fn lambda_(&self) -> f64 {
-        self.state.load().lambda()
-    }
-
-    /// Counters, the arm in use, its gain D with standard error, and how many items have evidence.
-    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        metrics_dict(py, &self.state.load().metrics())
-    }
-
-    /// The whole state; reading it back and going on equals never having stopped, bit for bit.
-    ///
-    /// Raises
-    /// ------
-    /// TypeError
-    ///     An item id is not an int, str, bytes or tuple of those.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let gate = self.state.load_full();
-        if let Some(id) = gate.unwritable_id() {
-            return Err(not_serialisable(id));
-        }
-        Ok(PyBytes::new(py, &detached(py, || gate.to_bytes())?))
-    }
-
-    /// Read what ``to_bytes`` wrote; every field is checked.
-    ///
-    /// Raises
-    /// ------
-    /// CorruptStateError
-    ///     The bytes are damaged, foreign or of another version.
-    #[classmethod]
-    #[pyo3(signature = (b))]
-    fn from_bytes(_cls: &Bound<'_, PyType>, py: Python<'_>, b: Vec<u8>) -> PyResult<Self> {
-        Ok(Self::holding(detached(py, || core::ItemGate::from_bytes(&b))?))
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        Ok((
-            slf.get_type().getattr("from_bytes")?,
-            (slf.get().to_bytes(slf.py())?,),
-        ))
-    }
-
-    fn __copy__(&self) -> Self {
-        Self::holding(core::ItemGate::clone(&self.state.load()))
-    }
-
-    #[pyo3(signature = (memo))]
-    fn __deepcopy__(&self, memo: &Bound<'_, PyAny>) -> Self {
-        let _ = memo;
-        self.__copy__()
-    }
-
-    fn __repr__(&self) -> String {
-        let g = self.state.load();
-        let (p, d) = (g.params(), core::GateParams::default());
-        let mut out = format!("ItemGate(mode={:?}", p.mode.name());
-        for (name, v, default) in [
-            ("nu", p.nu, d.nu),
-            ("z", p.z, d.z),
-            ("decay", p.decay, d.decay),
-            ("warmup", p.warmup as f64, d.warmup as f64),
-        ] {
-            if v != default {
-                out.push_str(&format!(", {name}={v}"));
-            }
-        }
-        if g.seed() != 0 {
-            out.push_str(&format!(", seed={}", g.seed()));
-        }
-        format!(
-            "<{}): {} feedbacks, beta {}, lambda {}>",
-            out.replace('"', "'"),
-            g.count(),
-            g.beta(),
-            g.lambda()
-        )
-    }
-}
-
-pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<CaseMemory>()?;
-    m.add_class::<ItemGate>()
 }
