@@ -84,6 +84,12 @@ class TestForward:
         assert type(y) is np.ndarray
         np.testing.assert_array_equal(y, lora.forward(x))
 
+    def test_unaligned_memory(self):
+        raw = np.zeros(6 * 4 + 1, np.uint8)
+        x = raw[1:].view(np.float32)
+        x[:] = draw(3, 6)
+        np.testing.assert_array_equal(trained(6).forward(x), trained(6).forward(x.copy()))
+
     def test_out(self):
         lora, x = trained(8), draw(3, 2, 8)
         want = lora.forward(x)

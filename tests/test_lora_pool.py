@@ -150,6 +150,16 @@ def test_spilled_adapters_come_back_as_they_were(tmp_path):
     assert not list((tmp_path / "new" / "spill").iterdir())
 
 
+def test_a_handle_that_is_still_in_use_keeps_what_it_learns(tmp_path):
+    pool = AdapterPool(D, memory_budget=learned() + one() // 2, spill_dir=tmp_path)
+    _, lora = pool.select(task(0))
+    learn(lora)
+    pool.select(task(1))
+    assert pool.metrics()["spilled"] == 1
+    learn(lora)
+    assert pool.get(0).to_bytes() == lora.to_bytes()
+
+
 @pytest.mark.parametrize(
     ("error", "call"),
     [

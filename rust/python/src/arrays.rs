@@ -10,13 +10,13 @@ use sona_core::error::{check_dim, check_finite};
 use sona_core::metrics::{Metric, Metrics};
 use sona_core::{Error, Result};
 
-/// A C-contiguous float32 array (the caller's own where it already is one, else a converted copy).
+/// A C-contiguous, aligned float32 array (the caller's own where it already is one, else a converted copy).
 pub(crate) fn asarray<'py>(
     name: &'static str,
     x: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
     if let Ok(a) = x.cast::<PyArrayDyn<f32>>() {
-        if a.is_c_contiguous() {
+        if a.is_c_contiguous() && aligned(a) {
             return Ok(a.clone());
         }
     }
@@ -45,7 +45,17 @@ pub(crate) fn asarray<'py>(
             "a scalar",
         )));
     }
-    Ok(out.cast_into::<PyArrayDyn<f32>>()?)
+    let out = out.cast_into::<PyArrayDyn<f32>>()?;
+    if aligned(&out) {
+        Ok(out)
+    } else {
+        // A view at an odd offset of other memory: contiguous for numpy, but no slice of float32.
+        Ok(out.call_method0("copy")?.cast_into::<PyArrayDyn<f32>>()?)
+    }
+}
+
+fn aligned(a: &Bound<'_, PyArrayDyn<f32>>) -> bool {
+    a.data().is_aligned()
 }
 
 /// One vector or a batch of vectors, checked: right dimension, all finite, copied out of numpy.

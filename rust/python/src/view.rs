@@ -8,7 +8,7 @@ use crate::arrays::asarray;
 use crate::errors::to_py;
 use numpy::npyffi::{_PyArray_GET_ITEM_DATA, _PyDataType_GET_ITEM_DATA, PyArray_CheckExact};
 use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES};
-use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use sona_core::Error;
 
@@ -103,21 +103,23 @@ fn convert<'a, 'py>(
     x: &Bound<'py, PyAny>,
     slot: &'a mut Slot<'py>,
 ) -> PyResult<View<'a>> {
-    let shape_error = |got: String| to_py(Error::shape(name, "(d,) or (n, d)", got));
     let mut a = asarray(name, x)?;
-    if !numpy::PyUntypedArrayMethods::is_c_contiguous(&a) || View::direct(a.as_any()).is_none() {
-        // A subclass of ndarray, or memory that is not aligned: a plain copy has neither.
-        let shape: Vec<usize> = numpy::PyUntypedArrayMethods::shape(&a).to_vec();
+    let shape = a.shape().to_vec();
+    if !matches!(shape.len(), 1 | 2) {
+        let got = format!("{shape:?}");
+        return Err(to_py(Error::shape(name, "(d,) or (n, d)", got)));
+    }
+    if View::direct(a.as_any()).is_none() {
+        // A subclass of ndarray: copied to a plain one.
         a = PyArray1::from_vec(x.py(), a.to_vec()?).reshape(shape)?;
     }
-    let a = slot.insert(a);
-    match View::direct(a.as_any()) {
-        Some(v) => Ok(v),
-        None => Err(shape_error(format!(
-            "{:?}",
-            numpy::PyUntypedArrayMethods::shape(a)
-        ))),
-    }
+    View::direct(slot.insert(a).as_any()).ok_or_else(|| {
+        to_py(Error::shape(
+            name,
+            "an array that converts to float32",
+            "one that does not",
+        ))
+    })
 }
 
 /// Exactly `(d,)`, like [`view`].
