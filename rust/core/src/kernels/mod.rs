@@ -23,6 +23,7 @@ pub mod descent;
 mod entry;
 #[cfg(target_arch = "x86_64")]
 mod exponent;
+mod hamming;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 #[cfg(target_arch = "x86_64")]
@@ -39,6 +40,7 @@ mod tier;
 mod tile;
 
 pub use aligned::Aligned;
+pub use hamming::{Sketch, SketchBlock, count_within, hamming_blocks, within};
 pub use panel::{Panels, gemm_nt, scan_top_k_batch};
 pub use scalar::Projections;
 pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};

@@ -128,7 +128,7 @@ impl CaseMemory {
     pub fn probe(&self, q: &[f32]) -> Result<Probe> {
         check_dim("q", self.dim, q.len())?;
         check_finite("q", q)?;
-        Ok(Probe::new(self.params, &self.segments, self.len, q))
+        Ok(Probe::new(self, q))
     }
 
     /// r(d) of one item.
@@ -254,12 +254,11 @@ impl CaseMemory {
         self.len += 1;
         self.nbytes += case.nbytes();
         self.counts.add(&case.meta.items);
-        let dim = self.dim;
         match self.segments.back_mut() {
-            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, dim),
+            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case),
             _ => {
                 let mut fresh = Segment::default();
-                fresh.push(case, dim);
+                fresh.push(case);
                 self.segments.push_back(Arc::new(fresh));
             }
         }

@@ -28,6 +28,7 @@ mod probe;
 mod running;
 mod search;
 mod segment;
+mod sketch;
 mod state;
 #[cfg(test)]
 mod tests;

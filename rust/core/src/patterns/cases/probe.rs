@@ -1,6 +1,7 @@
 //! What a memory has to say about one request: one neighbour search that everything else reads.
 
 use super::credit::Credit;
+use super::memory::CaseMemory;
 use super::params::CaseParams;
 use super::search::{Segments, nearest};
 use super::segment::{CaseId, SEGMENT, Segment};
@@ -46,17 +47,18 @@ struct Mean {
 }
 
 impl Probe {
-    pub(super) fn new(params: CaseParams, segments: &Segments, len: usize, q: &[f32]) -> Self {
+    pub(super) fn new(memory: &CaseMemory, q: &[f32]) -> Self {
+        let params = memory.params;
         let mut unit = q.to_vec();
         let has_direction = kernels::normalize(&mut unit) > 0.0;
         let hits = if has_direction {
-            nearest(segments, len, &unit, params.neighbors)
+            nearest(memory, &unit)
         } else {
             Vec::new()
         };
         let mut probe = Self {
             params,
-            segments: segments.clone(),
+            segments: memory.segments.clone(),
             near: Vec::with_capacity(hits.len()),
             pull: vec![0.0; if hits.is_empty() { 0 } else { q.len() }],
             adapted: q.to_vec(),
@@ -64,17 +66,20 @@ impl Probe {
             unit,
             mean: OnceLock::new(),
         };
-        for hit in hits {
-            let a = ((hit.cosine - 1.0) / params.adapt_width).exp();
-            let b = (f64::from(hit.cosine - 1.0) / f64::from(params.recall_width)).exp();
+        let kernel = |width: f32| {
+            let mut k: Vec<f32> = hits.iter().map(|h| (h.cosine - 1.0) / width).collect();
+            kernels::exp(&mut k);
+            k
+        };
+        let (a, b) = (kernel(params.adapt_width), kernel(params.recall_width));
+        for (i, hit) in hits.iter().enumerate() {
             let (segment, slot) = locate(&probe.segments, hit.position);
-            let b = b * f64::from(segment.cases[slot].weight);
-            kernels::axpy(a, segment.gradient(slot), &mut probe.pull);
+            kernels::axpy(a[i], segment.gradient(slot), &mut probe.pull);
             probe.near.push(Neighbor {
                 position: hit.position,
                 cosine: hit.cosine,
-                a,
-                b,
+                a: a[i],
+                b: f64::from(b[i]) * f64::from(segment.cases[slot].weight),
             });
         }
         if !probe.near.is_empty() {

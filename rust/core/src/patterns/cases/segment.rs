@@ -1,7 +1,8 @@
 //! Up to 64 cases in the order of their ids, shared between snapshots until one of them changes.
 
+use super::sketch::{Sketches, sketch};
 use crate::item::ItemId;
-use crate::kernels;
+use crate::kernels::{self, Sketch};
 use std::mem::size_of;
 use std::sync::Arc;
 
@@ -50,9 +51,9 @@ impl Case {
         }
     }
 
-    /// Bytes this case holds, with its byte codes and its share of the segment.
+    /// Bytes this case holds, with its sketch, its byte codes and its share of the segment.
     pub(super) fn nbytes(&self) -> usize {
-        let fixed = size_of::<Self>() + size_of::<Meta>() + 3 * 16 + size_of::<f32>();
+        let fixed = size_of::<Self>() + size_of::<Sketch>() + size_of::<Meta>() + 3 * 16 + size_of::<f32>();
         let items: usize = self.meta.items.iter().map(id_bytes).sum();
         fixed
             + self.vectors.len() * 4
@@ -73,13 +74,32 @@ fn id_bytes(id: &ItemId) -> usize {
         }
 }
 
-/// A run of cases. Byte codes lie side by side for the scan; vectors are shared one by one, so that copying a segment to
-/// append to it moves its codes and no floats.
-#[derive(Debug, Clone, Default)]
+/// A run of cases. Sketches and byte codes lie side by side for the scan; vectors are shared one by one, so that copying a
+/// segment to append to it moves its codes and no floats.
+#[derive(Debug, Default)]
 pub(super) struct Segment {
     pub cases: Vec<Case>,
+    pub sketches: Sketches,
     codes: Vec<i8>,
     scales: Vec<f32>,
+}
+
+impl Clone for Segment {
+    /// With room to append: a segment is cloned to be written.
+    fn clone(&self) -> Self {
+        let room = (self.len() + 1).next_power_of_two().min(SEGMENT);
+        let dim = self.codes.len().checked_div(self.len()).unwrap_or(0);
+        let mut out = Self {
+            cases: Vec::with_capacity(room),
+            sketches: self.sketches.with_room(room),
+            codes: Vec::with_capacity(room * dim),
+            scales: Vec::with_capacity(room),
+        };
+        out.cases.extend_from_slice(&self.cases);
+        out.codes.extend_from_slice(&self.codes);
+        out.scales.extend_from_slice(&self.scales);
+        out
+    }
 }
 
 impl Segment {
@@ -87,19 +107,18 @@ impl Segment {
         self.cases.len()
     }
 
-    /// Appends a case whose request has length `dim`.
-    pub(super) fn push(&mut self, case: Case, dim: usize) {
-        debug_assert_eq!(case.vectors.len(), 2 * dim);
-        let scale = quantise(&case.vectors[..dim], &mut self.codes);
-        self.scales.push(scale);
+    /// Appends a case.
+    pub(super) fn push(&mut self, case: Case) {
+        let q = &case.vectors[..case.vectors.len() / 2];
+        self.sketches.push(&sketch(q));
+        self.scales.push(quantise(q, &mut self.codes));
         self.cases.push(case);
     }
 
     /// Appends the case in `slot` of another segment with its codes.
     fn adopt(&mut self, from: &Self, slot: usize) {
-        let d = from.codes.len() / from.len();
-        self.codes
-            .extend_from_slice(&from.codes[slot * d..(slot + 1) * d]);
+        self.codes.extend_from_slice(from.codes(slot));
+        self.sketches.push(&from.sketches.get(slot));
         self.scales.push(from.scales[slot]);
         self.cases.push(from.cases[slot].clone());
     }
@@ -134,14 +153,29 @@ impl Segment {
         &v[v.len() / 2..]
     }
 
-    /// Approximate cosines with a request given in byte codes, up to the request's own scale.
-    pub(super) fn approximate(&self, codes: &[i8], out: &mut [f32]) {
+    /// Approximate cosines of all cases with a request given in byte codes, up to the request's own scale.
+    pub(super) fn approximate(&self, codes: &[i8], out: &mut [f32; SEGMENT]) {
         let mut sums = [0i32; SEGMENT];
         let n = self.len();
         kernels::gemv_i8(&self.codes, codes.len(), codes, &mut sums[..n]);
         for ((o, s), scale) in out.iter_mut().zip(&sums[..n]).zip(&self.scales) {
             *o = *s as f32 * scale;
         }
+    }
+
+    /// The same for the cases in `slots`.
+    pub(super) fn approximate_some(&self, slots: &[usize], codes: &[i8], out: &mut [f32; SEGMENT]) {
+        let mut sums = [0i32; SEGMENT];
+        kernels::gather_dot_i8(&self.codes, codes.len(), slots, codes, &mut sums[..slots.len()]);
+        for ((o, s), slot) in out.iter_mut().zip(&sums).zip(slots) {
+            *o = *s as f32 * self.scales[*slot];
+        }
+    }
+
+    /// The byte codes of the case in `slot`.
+    pub(super) fn codes(&self, slot: usize) -> &[i8] {
+        let d = self.codes.len() / self.len();
+        &self.codes[slot * d..(slot + 1) * d]
     }
 }
 

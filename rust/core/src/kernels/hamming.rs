@@ -1,0 +1,157 @@
+//! Hamming distances of 512-bit sketches.
+
+use super::tier::{Tier, tier};
+
+/// A sketch: one cache line.
+pub type Sketch = [u64; 8];
+
+/// Eight sketches, word by word: `block[w][i]` is word w of sketch i. Counts of eight rows then add up lane by lane.
+pub type SketchBlock = [[u64; 8]; 8];
+
+/// out[b][i] = number of bits in which sketch i of `blocks[b]` and `q` differ, 0..=512.
+pub fn hamming_blocks(blocks: &[SketchBlock], q: &Sketch, out: &mut [[i16; 8]]) {
+    assert_eq!(
+        blocks.len(),
+        out.len(),
+        "hamming_blocks: one row of distances per block"
+    );
+    #[cfg(target_arch = "x86_64")]
+    {
+        if tier() >= Tier::Avx512 && is_x86_feature_detected!("avx512vpopcntdq") {
+            // SAFETY: the tier has AVX-512 F, and the processor counts bits in its registers.
+            return unsafe { x86::blocks_avx512(blocks, q, out) };
+        }
+        if tier() >= Tier::Avx2 && is_x86_feature_detected!("popcnt") {
+            // SAFETY: the tier has AVX2, and the processor counts bits in general registers.
+            return unsafe { x86::blocks_avx2(blocks, q, out) };
+        }
+    }
+    blocks_scalar(blocks, q, out);
+}
+
+/// How many of `x` are at most `limit`.
+#[must_use]
+pub fn count_within(x: &[i16], limit: i16) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if tier() >= Tier::Avx2 {
+        // SAFETY: the tier has AVX2.
+        return unsafe { x86::count_avx2(x, limit) };
+    }
+    count_scalar(x, limit)
+}
+
+/// Bit i is set where `x[i]` is at most `limit`.
+#[must_use]
+pub fn within(x: &[i16; 64], limit: i16) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if tier() >= Tier::Avx512 {
+        // SAFETY: the tier has AVX-512 BW.
+        return unsafe { x86::within_avx512(x, limit) };
+    }
+    within_scalar(x, limit)
+}
+
+/// The reference.
+#[inline(always)]
+fn blocks_scalar(blocks: &[SketchBlock], q: &Sketch, out: &mut [[i16; 8]]) {
+    for (block, out) in blocks.iter().zip(out) {
+        let mut counts = [0u32; 8];
+        for (words, q) in block.iter().zip(q) {
+            for (c, w) in counts.iter_mut().zip(words) {
+                *c += (w ^ q).count_ones();
+            }
+        }
+        *out = counts.map(|c| c as i16);
+    }
+}
+
+/// The reference.
+#[inline(always)]
+fn count_scalar(x: &[i16], limit: i16) -> usize {
+    // Counts of 16 bits per block: that is what vectorises.
+    let block = |b: &[i16]| usize::from(b.iter().map(|v| u16::from(*v <= limit)).sum::<u16>());
+    x.chunks(4096).map(block).sum()
+}
+
+/// The reference.
+fn within_scalar(x: &[i16; 64], limit: i16) -> u64 {
+    x.iter()
+        .enumerate()
+        .fold(0, |mask, (i, v)| mask | u64::from(*v <= limit) << i)
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Sketch, SketchBlock, blocks_scalar, count_scalar};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,popcnt")]
+    pub(super) fn blocks_avx2(blocks: &[SketchBlock], q: &Sketch, out: &mut [[i16; 8]]) {
+        blocks_scalar(blocks, q, out);
+    }
+
+    #[target_feature(enable = "avx512f,avx512vpopcntdq")]
+    pub(super) fn blocks_avx512(blocks: &[SketchBlock], q: &Sketch, out: &mut [[i16; 8]]) {
+        // SAFETY: a row of a block is 64 readable bytes; the load needs no alignment.
+        let load = |words: &[u64; 8]| unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        let q = q.map(|w| _mm512_set1_epi64(w as i64));
+        for (block, out) in blocks.iter().zip(out) {
+            let count = |w: usize| _mm512_popcnt_epi64(_mm512_xor_si512(load(&block[w]), q[w]));
+            let add = |a, b| _mm512_add_epi64(a, b);
+            let low = add(add(count(0), count(1)), add(count(2), count(3)));
+            let high = add(add(count(4), count(5)), add(count(6), count(7)));
+            let counts = _mm512_cvtepi64_epi16(add(low, high));
+            // SAFETY: `out` is 16 writable bytes; the store needs no alignment.
+            unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), counts) };
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn count_avx2(x: &[i16], limit: i16) -> usize {
+        count_scalar(x, limit)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn within_avx512(x: &[i16; 64], limit: i16) -> u64 {
+        let limit = _mm512_set1_epi16(limit);
+        // SAFETY: both halves are 64 readable bytes; the load needs no alignment.
+        let half = |i: usize| unsafe { _mm512_loadu_si512(x.as_ptr().add(32 * i).cast()) };
+        let mask = |i: usize| u64::from(_mm512_cmple_epi16_mask(half(i), limit));
+        mask(0) | mask(1) << 32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_tier_counts_the_same(
+            blocks in prop::collection::vec(prop::array::uniform8(prop::array::uniform8(any::<u64>())), 0..9),
+            q: [u64; 8],
+        ) {
+            let (mut fast, mut plain) = (vec![[0; 8]; blocks.len()], vec![[0; 8]; blocks.len()]);
+            hamming_blocks(&blocks, &q, &mut fast);
+            blocks_scalar(&blocks, &q, &mut plain);
+            prop_assert_eq!(&fast, &plain);
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+                // SAFETY: checked in the line above.
+                unsafe { x86::blocks_avx2(&blocks, &q, &mut fast) };
+                prop_assert_eq!(fast, plain);
+            }
+        }
+
+        #[test]
+        fn limits_are_inclusive(x in prop::collection::vec(0i16..513, 64..300), limit in 0i16..513) {
+            prop_assert_eq!(count_within(&x, limit), x.iter().filter(|v| **v <= limit).count());
+            let (blocks, _) = x.as_chunks::<64>();
+            for b in blocks {
+                prop_assert_eq!(within(b, limit), within_scalar(b, limit));
+                prop_assert_eq!(within(b, limit).count_ones() as usize, count_within(b, limit));
+            }
+        }
+    }
+}
