@@ -133,26 +133,41 @@ def test_graph_recall_stays_through_deletes_and_inserts(metric, dtype):
 
 
 def test_auto_switches_both_ways_and_every_step_answers():
-    d = 4
-    rng = np.random.default_rng(0)
+    d = 128
     index = VectorIndex(d, dtype="float32")
-    chunk, total = 2500, 0
+    chunk, total = 1000, 0
+    rows, queries = mixture(14 * chunk, d, 1), mixture(20, d, 2)
     kinds = []
-    for _ in range(16):
-        index.add(np.arange(total, total + chunk), rng.standard_normal((chunk, d)))
+    for _ in range(14):
+        index.add(np.arange(total, total + chunk), rows[total : total + chunk])
         total += chunk
         kinds.append(index.kind)
-        assert index.recall_at(5, rng.standard_normal((5, d))) >= 0.9
+        assert index.recall_at(5, queries) >= 0.95
     assert kinds[0] == "flat"
     assert kinds[-1] == "hnsw"
     assert kinds == sorted(kinds)
     assert index.metrics()["graph_pending"] == 0
     # One row at a time from here on: the graph keeps up.
-    index.add([-1], rng.standard_normal((1, d)))
+    index.add([-1], queries[:1])
     assert index.metrics()["graph_pending"] == 0
+    assert 0 < index.metrics()["graph_width"] < 200
     assert index.remove(np.arange(total)) == total
     assert index.kind == "flat"
     assert index.search(np.ones(d), 2)[0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_without_neighbours_are_scanned(dtype):
+    """Independent normal coordinates: a graph of 48 kept nodes finds less than half there."""
+    rng = np.random.default_rng(0)
+    rows, queries = rng.standard_normal((4000, 128)), rng.standard_normal((50, 128))
+    index = VectorIndex(128, kind="hnsw", dtype=dtype)
+    index.add(np.arange(4000), rows)
+    assert index.kind == "hnsw"
+    assert index.metrics()["graph_links"] > 0
+    assert index.metrics()["graph_width"] == 0
+    for k in (1, 10, 100):
+        assert index.recall_at(k, queries) >= 0.99
 
 
 class AgainstADict(RuleBasedStateMachine):

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import gc
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -241,51 +242,135 @@ def change_table(n: int) -> list[str]:
     return [*lines, ""]
 
 
-def crossover_table(sizes: tuple[int, ...], rounds: int) -> list[str]:
-    """One insert and one search, flat and graph: `kind="auto"` switches where the graph is cheaper for the pair."""
-    k, d = 10, 256
+def shared_table(n: int) -> list[str]:
+    """Searches in one thread while another inserts: what a reader waits for."""
+    d = 256
+    x, queries = mixture(2 * n, d, 0), mixture(300, d, 1)
     lines = [
-        "## Where a graph begins to pay (d 256, k 10, one insert and one search)",
+        f"## Search while another thread inserts {n:,} rows, {n:,} × {d}",
         "",
-        "| dtype | n | flat search µs | graph search µs | graph insert µs | flat pair / graph pair | graph recall@10 |",
-        "|---|---|---|---|---|---|---|",
+        "| | alone: median µs | p99 | meanwhile: median µs | p99 | longest |",
+        "|---|---|---|---|---|---|",
     ]
-    x, queries = mixture(max(sizes), d, 0), mixture(100, d, 1)
-    for dtype in ("float32", "int8"):
+    for kind in ("flat", "hnsw"):
+        index = built(x[:n], kind=kind, dtype="int8")
+        alone = take_turns({"": lambda q, i=index: i.search(q, K)[0]}, queries, 3)[""]
+        writer = threading.Thread(target=index.add, args=(np.arange(n, 2 * n), x[n:]))
+        meanwhile = []
+        writer.start()
+        while writer.is_alive():
+            for q in queries:
+                start = time.perf_counter_ns()
+                index.search(q, K)
+                meanwhile.append(time.perf_counter_ns() - start)
+        m = np.array(meanwhile) / 1e3
+        cells = [*np.percentile(alone, [50, 99]), *np.percentile(m, [50, 99]), m.max()]
+        lines.append(f"| **sona {kind} int8** | " + " | ".join(f"{c:.0f}" for c in cells) + " |")
+    return [*lines, ""]
+
+
+def growth_table(runs: tuple[tuple[int, str, tuple[int, ...]], ...], rounds: int) -> list[str]:
+    """Cost against size, scan and graph, and where one insert and one search together are cheaper through the graph."""
+    k = 10
+    lines = [
+        f"## Cost against size (mixture of 100 Gaussians, top {k})",
+        "",
+        "Width: nodes kept by a graph search, as the index measured it; 0: it scans. Floor: one pass over the bytes that",
+        "the scan reads (numpy's sum of them as int64). Pair: one insert and one search, scan ÷ graph.",
+        "",
+        "| d, dtype | n | floor µs | scan µs | graph µs | width | recall@10 | insert µs | pair |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for d, dtype, sizes in runs:
+        queries = mixture(100, d, 1)
         flat = VectorIndex(d, kind="flat", dtype=dtype)  # type: ignore[arg-type]
         graph = VectorIndex(d, kind="hnsw", dtype=dtype)  # type: ignore[arg-type]
         pairs = []
-        for n in sizes:
-            more = np.arange(len(flat), n)
-            flat.add(more, x[more])
-            insert = timed(lambda g=graph, m=more: g.add(m, x[m]), len(more))
+        for seed, n in enumerate(sizes):
+            first = len(flat)
+            insert = 0.0
+            for start in range(first, n, 50_000):
+                ids = np.arange(start, min(start + 50_000, n))
+                x = mixture(len(ids), d, 1000 * (seed + 2) + start // 50_000)
+                flat.add(ids, x)
+                insert += timed(lambda g=graph, i=ids, x=x: g.add(i, x), 1)
+            insert /= n - first
+            held = np.ones(n * d * (4 if dtype == "float32" else 1) // 8, np.int64)
+            few = queries[: max(10, min(100, 10_000_000 // n))]
             times = take_turns(
-                {"flat": lambda q, i=flat: i.search(q, k)[0], "graph": lambda q, i=graph: i.search(q, k)[0]}, queries, rounds
+                {
+                    "floor": lambda _, a=held: a.sum(),
+                    "flat": lambda q, i=flat: i.search(q, k)[0],
+                    "graph": lambda q, i=graph: i.search(q, k)[0],
+                },
+                few,
+                rounds,
             )
-            scan, walk = (float(np.median(times[name])) for name in ("flat", "graph"))
-            found = graph.recall_at(k, queries)
+            floor, scan, walk = (float(np.median(times[name])) for name in ("floor", "flat", "graph"))
+            found, width = graph.recall_at(k, queries), graph.metrics()["graph_width"]
             pairs.append(scan / (walk + insert))
-            lines.append(f"| {dtype} | {n:,} | {scan:.0f} | {walk:.0f} | {insert:.0f} | {pairs[-1]:.2f} | {found:.4f} |")
+            lines.append(
+                f"| {d}, {dtype} | {n:,} | {floor:.0f} | {scan:.0f} | {walk:.0f} | {width} | {found:.4f} | {insert:.0f} | "
+                f"{pairs[-1]:.2f} |"
+            )
         at = float(np.exp(np.interp(0.0, np.log(pairs), np.log(sizes))))
-        lines.append(f"| **{dtype}** | **about {at:,.0f}** | | | | **1** | |")
+        lines.append(f"| **{d}, {dtype}** | **about {at:,.0f}** | | | | | | | **1** |")
+    return [*lines, ""]
+
+
+def data_table(n: int) -> list[str]:
+    """The measured width and what it finds, on data from easy to hopeless."""
+    rng = np.random.default_rng(5)
+
+    def noise(d: int) -> np.ndarray:
+        return rng.standard_normal((n + 300, d)).astype(np.float32)
+
+    few = rng.standard_normal((20, 256)).astype(np.float32)
+    sets = {
+        "mixture of 100 Gaussians, 256": np.vstack([mixture(n, 256, 0), mixture(300, 256, 1)]),
+        "20 directions and noise, 256": noise(20) @ few + 0.3 * noise(256),
+        "independent coordinates, 16": noise(16),
+        "independent coordinates, 32": noise(32),
+        "independent coordinates, 256": noise(256),
+    }
+    lines = [
+        f"## The width that data need, n = {n:,}, int8",
+        "",
+        '`kind="hnsw"`; width 0: it scans, because a width that finds enough would cost more.',
+        "",
+        "| data, dimensions | width | recall@1 | @5 | @10 | @50 | @100 | search µs, top 10 | scan µs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, x in sets.items():
+        rows, queries = x[:n], x[n:]
+        graph, flat = built(rows, kind="hnsw", dtype="int8"), built(rows, kind="flat", dtype="int8")
+        found = " | ".join(f"{graph.recall_at(k, queries):.3f}" for k in (1, 5, 10, 50, 100))
+        both = {"graph": lambda q, i=graph: i.search(q, 10)[0], "flat": lambda q, i=flat: i.search(q, 10)[0]}
+        times = take_turns(both, queries[:100], 3)
+        cost = f"{np.median(times['graph']):.0f} | {np.median(times['flat']):.0f}"
+        lines.append(f"| {name} | {graph.metrics()['graph_width']} | {found} | {cost} |")
     return [*lines, ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crossover", action="store_true", help="only the crossover, printed and not written")
+    parser.add_argument("--crossover", action="store_true", help="only cost against size, printed and not written")
     parser.add_argument("--quick", action="store_true", help="a small part, printed and not written")
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     rounds = 1 if args.quick else args.rounds
-    sizes = (1000, 3000, 5000) if args.quick else (1000, 2000, 5000, 10_000, 20_000, 40_000, 80_000)
+    sizes = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+    runs = ((256, "float32", sizes[:5]), (256, "int8", sizes[:5]), (64, "int8", sizes))
+    if args.quick:
+        runs = ((64, "int8", sizes[:3]),)
     lines: list[str] = []
     if not args.crossover:
         for name, x, queries in data_sets(args.quick):
             lines += search_table(name, x, queries, rounds)
-        lines += batch_table(rounds) + change_table(2000 if args.quick else 10_000)
-    lines += crossover_table(sizes, rounds)
+        n = 2000 if args.quick else 10_000
+        lines += batch_table(rounds) + change_table(n) + shared_table(n) + data_table(2 * n)
+    lines += growth_table(runs, rounds)
     hnsw_version = getattr(hnswlib, "__version__", "0.8")
     head = [
         "# Vector index: measured",

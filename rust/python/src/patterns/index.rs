@@ -273,7 +273,7 @@ impl PyVectorIndex {
         self.index.params().precision.to_string()
     }
 
-    /// Structure that a search uses now: "flat" or "hnsw".
+    /// Structure in use: "hnsw" if asked for, or where an automatic index has chosen it; else "flat".
     #[getter]
     fn kind(&self) -> String {
         self.index.kind().to_string()

@@ -19,6 +19,12 @@ pub(super) fn by_rank(a: &Hit, b: &Hit) -> Ordering {
     b.score.total_cmp(&a.score).then(a.id.cmp(&b.id))
 }
 
+/// How many of `hits` are among the exact best, counting those that tie with the last of them.
+pub(super) fn shared(hits: &[Hit], exact: &[Hit]) -> usize {
+    let bar = exact.last().map_or(f32::INFINITY, |h| h.score);
+    hits.iter().filter(|h| h.score >= bar).count().min(exact.len())
+}
+
 /// Rows fetched by their codes for `k` results: the float32 rescoring repairs the order among them. On clustered, uniform
 /// and sentence-vector data of 16 to 384 dimensions this loses less than one result in 10,000.
 pub(super) fn overfetch(k: usize) -> usize {

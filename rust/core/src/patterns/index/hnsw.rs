@@ -11,13 +11,6 @@ use crate::rng::{self, RngExt};
 /// Nodes kept while searching for the neighbours of a new node (the paper's efConstruction).
 const BUILD_WIDTH: usize = 100;
 
-/// Nodes kept while searching for `k` results (the paper's ef).
-pub(super) fn search_width(k: usize) -> usize {
-    (k + k / 2).max(SEARCH_WIDTH)
-}
-
-const SEARCH_WIDTH: usize = 48;
-
 /// Layer of the `draw`-th inserted node: geometric with ratio 1/M (Algorithm 1, line 4).
 pub(super) fn draw_level(seed: u64, draw: u64) -> usize {
     let u: f64 = rng::stream(seed, draw).random();
@@ -217,8 +210,14 @@ fn adopt(graph: &mut Graph, level: usize, orphan: u32) {
     }
 }
 
-/// The best `k` rows for a prepared query: found through the graph, or not linked yet.
-pub(super) fn search(graph: &Graph, rows: &Rows, query: &[f32], k: usize) -> Vec<Hit> {
+/// Nodes that must be kept to return `k` rows, of which codes fetch more.
+pub(super) fn least_width(k: usize) -> usize {
+    overfetch(k)
+}
+
+/// The best `k` rows for a prepared query: found through the graph with `width` nodes kept (the paper's ef), or not linked
+/// yet.
+pub(super) fn search(graph: &Graph, rows: &Rows, query: &[f32], k: usize, width: usize) -> Vec<Hit> {
     let Some(entry) = graph.entry else {
         return Vec::new();
     };
@@ -227,7 +226,7 @@ pub(super) fn search(graph: &Graph, rows: &Rows, query: &[f32], k: usize) -> Vec
     let fetch = if bytes.is_some() { overfetch(k) } else { k };
     let mut positions: Vec<usize> = with_scratch(|scratch| {
         descend(graph, rows, &probe, entry, 0, scratch);
-        scratch.search_layer(graph, rows, &probe, 0, search_width(k));
+        scratch.search_layer(graph, rows, &probe, 0, width);
         scratch.pool.iter().take(fetch).map(|c| c.node as usize).collect()
     });
     positions.extend(graph.len()..rows.len());

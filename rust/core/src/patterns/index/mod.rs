@@ -1,6 +1,8 @@
 //! Nearest remembered vectors: exact scan or navigable graph, float32 or int8, with insert, update and delete in place.
 
+mod audit;
 mod beam;
+mod cost;
 mod flat;
 mod graph;
 mod hnsw;
@@ -90,14 +92,10 @@ impl VectorIndex {
         self.state.read().rows.position.contains_key(&id)
     }
 
-    /// Structure that a search uses now: never [`Kind::Auto`].
+    /// Structure in use: [`Kind::Hnsw`] if asked for, or where an automatic index has chosen it; else [`Kind::Flat`].
     #[must_use]
     pub fn kind(&self) -> Kind {
-        if self.state.read().usable_graph().is_some() {
-            Kind::Hnsw
-        } else {
-            Kind::Flat
-        }
+        self.state.read().kind()
     }
 
     /// Bytes held for vectors, codes, ids and links.
@@ -116,7 +114,8 @@ impl VectorIndex {
     ///
     /// Nothing is stored if a value is not finite. Cost per row: a copy when flat; when the graph is in use, the search
     /// for neighbours and the repair of their lists. An automatic index that passes the crossover links four old rows
-    /// with every new one until all are linked, and scans until then.
+    /// with every new one until all are linked, and scans until then. When as many rows
+    /// have changed as half of those stored, the search width is measured anew on 100 vectors like the stored ones.
     pub fn add(&self, ids: &[i64], vectors: &[f32]) -> Result<()> {
         self.check(ids, vectors)?;
         let d = self.params.dim;
@@ -152,6 +151,7 @@ impl VectorIndex {
                     None => state.rows.push(id, row),
                 }
             }
+            state.count_changes(ids.len());
             state.choose_structure();
             state.rows.len() - before
         };
@@ -167,7 +167,16 @@ impl VectorIndex {
                 self.state.write().apply_link(level, edits);
             }
         }
+        self.audit();
         Ok(())
+    }
+
+    /// Measures how wide the graph must be searched, when enough rows have changed. The caller holds the writer's turn.
+    fn audit(&self) {
+        if self.state.read().audit_due() {
+            let widths = self.state.read().measure_widths();
+            self.state.write().apply_widths(widths);
+        }
     }
 
     fn relink(&self, position: usize, row: &[f32]) {
@@ -191,9 +200,13 @@ impl VectorIndex {
                     .map(|&p| (p as usize, state.plan_unlink(p as usize)))
             };
             if let Some((position, edits)) = plan {
-                let mut state = self.state.write();
-                state.remove(position, edits);
-                state.choose_structure();
+                {
+                    let mut state = self.state.write();
+                    state.remove(position, edits);
+                    state.count_changes(1);
+                    state.choose_structure();
+                }
+                self.audit();
                 removed += 1;
             }
         }
@@ -231,7 +244,7 @@ impl VectorIndex {
     #[must_use]
     pub fn work(&self, queries: usize) -> usize {
         let state = self.state.read();
-        let per_query = if state.usable_graph().is_some() {
+        let per_query = if state.graph_width() > 0 {
             1_000
         } else {
             state.rows.len()
@@ -268,13 +281,8 @@ impl VectorIndex {
         let found = state.search_batch(&queries, k);
         for (q, (hits, _)) in queries.chunks_exact(self.params.dim).zip(found) {
             let exact = flat::search(&state.rows, q, k, None).0;
-            let Some(worst) = exact.last() else { continue };
             wanted += exact.len();
-            right += hits
-                .iter()
-                .filter(|h| h.score >= worst.score)
-                .count()
-                .min(exact.len());
+            right += flat::shared(&hits, &exact);
         }
         Ok(if wanted == 0 {
             1.0
@@ -297,6 +305,7 @@ impl VectorIndex {
             ("graph_levels", levels.into()),
             ("graph_links", links.into()),
             ("graph_pending", state.pending().into()),
+            ("graph_width", state.graph_width().into()),
             ("added", c.added.load(Relaxed).into()),
             ("updated", c.updated.load(Relaxed).into()),
             ("removed", c.removed.load(Relaxed).into()),

@@ -48,6 +48,12 @@ fn squared_norm(x: &[f32]) -> f64 {
 /// Checks vectors and brings them into the form that is stored and compared: unit length under cosine, as they are otherwise.
 pub(super) fn prepare(name: &'static str, params: &Params, vectors: &mut [f32]) -> Result<()> {
     check_vectors(name, params, vectors)?;
+    normalize(params, vectors);
+    Ok(())
+}
+
+/// Brings finite vectors to the length at which they are compared.
+pub(super) fn normalize(params: &Params, vectors: &mut [f32]) {
     if params.metric == Metric::Cosine {
         for row in vectors.chunks_exact_mut(params.dim) {
             let norm = squared_norm(row).sqrt();
@@ -59,7 +65,6 @@ pub(super) fn prepare(name: &'static str, params: &Params, vectors: &mut [f32]) 
             }
         }
     }
-    Ok(())
 }
 
 /// All finite, and (where lengths matter) short enough that no score can overflow.

@@ -3,7 +3,7 @@
 use super::graph::{Edit, Graph};
 use super::params::{Kind, Params};
 use super::rows::{MAX_ROWS, Rows, check_vectors};
-use super::state::State;
+use super::state::{State, Tuning};
 use crate::codec;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ const KIND: codec::Kind = codec::Kind {
 struct Header {
     params: Params,
     rows: u64,
-    draws: u64,
+    tuning: Tuning,
     /// Nodes of the graph, if there is one.
     nodes: Option<u64>,
     entry: Option<u32>,
@@ -29,7 +29,7 @@ pub(super) fn write(state: &State) -> Vec<u8> {
     let header = Header {
         params: rows.params,
         rows: rows.len() as u64,
-        draws: state.draws,
+        tuning: state.tuning,
         nodes: state.graph.as_ref().map(|g| g.len() as u64),
         entry: state.graph.as_ref().and_then(|g| g.entry),
     };
@@ -116,13 +116,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<State> {
         Kind::Flat => graph.is_none(),
         Kind::Hnsw => graph.as_ref().is_some_and(|g| g.len() == n),
     };
-    if !fits || !reader.0.is_empty() {
+    if !fits || !reader.0.is_empty() || !header.tuning.widths.plausible() {
         return Err(corrupt("structure and contents do not fit"));
     }
     Ok(State {
         rows,
         graph,
-        draws: header.draws,
+        tuning: header.tuning,
     })
 }
 

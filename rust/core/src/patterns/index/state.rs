@@ -1,20 +1,16 @@
 //! Rows and graph together: what a writer changes and a reader sees.
 
+use super::audit::{self, Widths};
+use super::cost;
 use super::flat::{self, Hit};
 use super::graph::{Edit, Graph};
 use super::hnsw;
-use super::params::{Kind, Params, Precision};
+use super::params::{Kind, Params};
 use super::rows::Rows;
+use serde::{Deserialize, Serialize};
 
-/// Rows from which `Kind::Auto` searches through a graph. Cautious: `benches/python/bench_index.py --crossover` finds the
-/// graph cheaper (one insert and one search, k = 10) from a few thousand rows on where vectors form clusters, but on vectors
-/// without structure the graph loses recall, and the scan never does.
-const fn crossover(precision: Precision) -> usize {
-    match precision {
-        Precision::Float32 => 20_000,
-        Precision::Int8 => 50_000,
-    }
-}
+/// An automatic index whose graph found too little tries again at this many times the size.
+const RETRY: usize = 4;
 
 /// Old rows that one `add` links at least, when an automatic index has grown past the crossover.
 const CATCH_UP: usize = 64;
@@ -28,8 +24,22 @@ pub(super) struct State {
     pub rows: Rows,
     /// Covers the first `graph.len()` rows; searched once it covers nearly all.
     pub graph: Option<Graph>,
+    pub tuning: Tuning,
+}
+
+/// What an index has learned about its own graph; saved with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tuning {
     /// Levels drawn so far.
     pub draws: u64,
+    /// How wide the graph is searched, as last measured.
+    pub widths: Widths,
+    /// Rows changed since then.
+    pub changes: usize,
+    /// Changes that make a new measurement due.
+    pub due: usize,
+    /// Rows from which an automatic index builds a graph.
+    pub switch: usize,
 }
 
 impl State {
@@ -37,13 +47,29 @@ impl State {
         Self {
             rows: Rows::new(params),
             graph: (params.kind == Kind::Hnsw).then(Graph::default),
-            draws: 0,
+            tuning: Tuning {
+                draws: 0,
+                widths: Widths::default(),
+                changes: 0,
+                due: audit::FIRST_AUDIT,
+                switch: cost::switch(&params),
+            },
         }
     }
 
     /// Bytes held on the heap.
     pub fn nbytes(&self) -> usize {
         self.rows.nbytes() + self.graph.as_ref().map_or(0, Graph::nbytes)
+    }
+
+    /// Structure that searches use.
+    pub fn kind(&self) -> Kind {
+        let chosen = self.tuning.widths.pay() && self.usable_graph().is_some();
+        if chosen || self.rows.params.kind == Kind::Hnsw {
+            Kind::Hnsw
+        } else {
+            Kind::Flat
+        }
     }
 
     /// Rows that the graph still has to take in.
@@ -61,11 +87,42 @@ impl State {
         if self.rows.params.kind != Kind::Auto {
             return;
         }
-        let switch = crossover(self.rows.params.precision);
-        if self.graph.is_none() && self.rows.len() >= switch {
-            self.graph = Some(Graph::default());
-        } else if self.graph.is_some() && self.rows.len() < switch / 2 {
+        let smallest = cost::switch(&self.rows.params);
+        if self.rows.len() < smallest / 2 {
             self.graph = None;
+            self.tuning.switch = smallest;
+        } else if self.graph.is_none() && self.rows.len() >= self.tuning.switch {
+            self.graph = Some(Graph::default());
+            // It is searched once it is complete and has been measured.
+            self.tuning.widths = Widths::default();
+            self.tuning.changes = self.tuning.due;
+        }
+    }
+
+    /// The width should be measured now.
+    pub fn audit_due(&self) -> bool {
+        self.tuning.changes >= self.tuning.due && self.graph.is_some() && self.pending() == 0
+    }
+
+    /// Adds to the changes since the last audit.
+    pub fn count_changes(&mut self, rows: usize) {
+        self.tuning.changes = self.tuning.changes.saturating_add(rows);
+    }
+
+    /// The widths that the data at hand need.
+    pub fn measure_widths(&self) -> Widths {
+        let graph = self.graph.as_ref();
+        graph.map_or_else(Widths::default, |g| Widths::measure(g, &self.rows))
+    }
+
+    /// Takes measured widths over. An automatic index drops a graph that is not worth searching.
+    pub fn apply_widths(&mut self, widths: Widths) {
+        self.tuning.widths = widths;
+        self.tuning.changes = 0;
+        self.tuning.due = audit::interval(self.rows.len());
+        if !widths.pay() && self.rows.params.kind == Kind::Auto {
+            self.graph = None;
+            self.tuning.switch = self.rows.len().saturating_mul(RETRY);
         }
     }
 
@@ -78,7 +135,7 @@ impl State {
     pub fn plan_link(&self) -> Option<(usize, Vec<Edit>)> {
         let graph = self.graph.as_ref()?;
         let node = graph.len() as u32;
-        let level = hnsw::draw_level(self.rows.params.seed, self.draws);
+        let level = hnsw::draw_level(self.rows.params.seed, self.tuning.draws);
         Some((level, hnsw::plan_insert(graph, &self.rows, node, level)))
     }
 
@@ -87,7 +144,7 @@ impl State {
             let node = graph.len() as u32;
             graph.push(level);
             hnsw::apply(graph, edits);
-            self.draws = self.draws.wrapping_add(1);
+            self.tuning.draws = self.tuning.draws.wrapping_add(1);
             if graph.entry.is_none_or(|e| graph.level(e) < level) {
                 graph.entry = Some(node);
             }
@@ -156,19 +213,24 @@ impl State {
         }
     }
 
-    /// The graph, if it covers enough and the `k` rows asked for are few enough: reading a large share of the rows in order
-    /// is cheaper, and exact.
-    fn graph_for(&self, k: usize) -> Option<&Graph> {
-        self.usable_graph()
-            .filter(|_| 8 * hnsw::search_width(k) < self.rows.len())
+    /// The graph and how wide to search it for `k` rows, if that costs less than reading every row.
+    fn graph_for(&self, k: usize) -> Option<(&Graph, usize)> {
+        let width = self.tuning.widths.of(k)?;
+        let graph = self.usable_graph()?;
+        cost::pays(&self.rows.params, width, self.rows.len()).then_some((graph, width))
+    }
+
+    /// Nodes that a search for up to ten rows keeps; 0 while searches scan.
+    pub fn graph_width(&self) -> usize {
+        self.graph_for(1).map_or(0, |(_, width)| width)
     }
 
     /// Best `k` rows for each prepared query, and whether a tie forced a full rescoring.
     pub fn search_batch(&self, queries: &[f32], k: usize) -> Vec<(Vec<Hit>, bool)> {
         match self.graph_for(k) {
-            Some(graph) => queries
+            Some((graph, width)) => queries
                 .chunks_exact(self.rows.params.dim)
-                .map(|q| (hnsw::search(graph, &self.rows, q, k), false))
+                .map(|q| (hnsw::search(graph, &self.rows, q, k, width), false))
                 .collect(),
             None => flat::search_batch(&self.rows, queries, k),
         }

@@ -175,13 +175,27 @@ proptest! {
     }
 }
 
+/// Share of the exact best `k` that the graph finds, searched with `width`, whatever the index would choose.
+fn graph_recall(index: &VectorIndex, mut queries: Vec<f32>, k: usize, width: usize) -> f64 {
+    let state = index.state.read();
+    let graph = state.graph.as_ref().unwrap();
+    rows::normalize(&index.params, &mut queries);
+    let (mut right, mut wanted) = (0, 0);
+    for q in queries.chunks_exact(index.params.dim) {
+        let exact = flat::search(&state.rows, q, k, None).0;
+        right += flat::shared(&hnsw::search(graph, &state.rows, q, k, width), &exact);
+        wanted += exact.len();
+    }
+    right as f64 / wanted as f64
+}
+
 fn recall(p: Params, n: usize, change: impl FnOnce(&VectorIndex, &[f32])) -> f64 {
     let index = index(p);
     let rows = clustered(n, p.dim, 1);
     change(&index, &rows);
     let reached = check_graph(&index);
     assert!(reached > 0.99, "only {reached} of the nodes can be reached");
-    index.recall_at(10, clustered(100, p.dim, 2)).unwrap()
+    graph_recall(&index, clustered(100, p.dim, 2), 10, 48)
 }
 
 fn all_graphs() -> impl Iterator<Item = Params> {
@@ -229,7 +243,7 @@ fn crowds_of_equal_rows_do_not_cut_the_graph() {
             let ids: Vec<i64> = (0..30).map(|i| 1000 * i + copy).collect();
             index.add(&ids, &distinct).unwrap();
         }
-        let (reached, found) = (check_graph(&index), index.recall_at(10, distinct).unwrap());
+        let (reached, found) = (check_graph(&index), graph_recall(&index, distinct, 10, 48));
         eprintln!(
             "{} {}: reached {reached:.4}, recall@10 {found:.4}",
             p.metric, p.precision
@@ -417,4 +431,74 @@ fn readers_and_writers_share_one_index() {
             i as i64
         );
     }
+}
+
+/// Independent normal coordinates: no neighbour is much nearer than any other row.
+fn noise(n: usize, d: usize, seed: u64) -> Vec<f32> {
+    let mut random = rng::stream(seed, 3);
+    (0..n * d).map(|_| rng::normal(&mut random) as f32).collect()
+}
+
+#[test]
+fn the_graph_is_searched_as_wide_as_the_data_need() {
+    let (n, d) = (3_000, 64);
+    let ids: Vec<i64> = (0..n as i64).collect();
+    let mut widths = Vec::new();
+    for (name, rows, queries) in [
+        ("clusters", clustered(n, d, 1), clustered(100, d, 2)),
+        (
+            "8 dimensions",
+            spread(&noise(n, 8, 1), 8, d),
+            spread(&noise(100, 8, 2), 8, d),
+        ),
+        ("noise", noise(n, d, 1), noise(100, d, 2)),
+    ] {
+        let index = index(params(d, Kind::Hnsw, Metric::Euclidean, Precision::Float32));
+        index.add(&ids, &rows).unwrap();
+        let width = index.state.read().graph_width();
+        let found = [1, 10, 40, 100, 300].map(|k| index.recall_at(k, queries.clone()).unwrap());
+        eprintln!("{name}: width {width}, recall {found:.4?}");
+        assert!(
+            found.iter().all(|r| *r > 0.95),
+            "{name}, width {width}: {found:?}"
+        );
+        assert_eq!(index.kind(), Kind::Hnsw);
+        widths.push(width);
+    }
+    assert!(widths[0] > 0 && widths[1] > 0 && widths[2] == 0, "{widths:?}");
+}
+
+/// Points of a few dimensions, repeated into many.
+fn spread(rows: &[f32], few: usize, many: usize) -> Vec<f32> {
+    let row = |r: &[f32]| -> Vec<f32> { r.iter().copied().cycle().take(many).collect() };
+    rows.chunks_exact(few).flat_map(row).collect()
+}
+
+#[test]
+fn an_automatic_index_drops_a_graph_that_does_not_pay() {
+    let d = 256;
+    let auto = params(d, Kind::Auto, Metric::Cosine, Precision::Float32);
+    // Begun early, to keep the test short: at half of the usual size, below which graphs are given up.
+    let early = cost::switch(&auto) / 2 + 10;
+    let n = early + early / 2;
+    let ids: Vec<i64> = (0..n as i64).collect();
+    let index = index(auto);
+    let fill = |rows: &[f32]| {
+        index.add(&ids[..early], &rows[..early * d]).unwrap();
+        index.state.write().tuning.switch = early;
+        index.add(&ids[early..], &rows[early * d..]).unwrap();
+    };
+    fill(&noise(n, d, 1));
+    assert_eq!(index.kind(), Kind::Flat);
+    assert!(index.state.read().graph.is_none());
+    assert!(index.state.read().tuning.switch > n);
+    // Emptied and filled with vectors that have neighbours, it builds one again.
+    assert_eq!(index.remove(&ids), n);
+    assert_eq!(index.state.read().tuning.switch, cost::switch(&auto));
+    fill(&clustered(n, d, 1));
+    assert_eq!(index.kind(), Kind::Hnsw);
+    assert!(index.recall_at(10, clustered(100, d, 2)).unwrap() > 0.95);
+    // Exchanged for vectors without structure, it notices.
+    index.add(&ids, &noise(n, d, 3)).unwrap();
+    assert_eq!(index.kind(), Kind::Flat);
 }
