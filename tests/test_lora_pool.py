@@ -160,6 +160,24 @@ def test_a_handle_that_is_still_in_use_keeps_what_it_learns(tmp_path):
     assert pool.get(0).to_bytes() == lora.to_bytes()
 
 
+def test_what_is_learned_after_spilling_survives_the_handle(tmp_path):
+    pool = AdapterPool(D, memory_budget=learned() + one() // 2, spill_dir=tmp_path)
+    _, lora = pool.select(task(0))
+    pool.select(task(1))
+    learn(lora)
+    state = lora.to_bytes()
+    del lora
+    assert pool.get(0).to_bytes() == state
+    assert AdapterPool.from_bytes(pool.to_bytes(), spill_dir=tmp_path).get(0).to_bytes() == state
+    # A handle outlives its pool.
+    _, lora = pool.select(task(1))
+    pool.select(task(0))
+    del pool
+    learn(lora)
+    assert lora.metrics()["applied"] == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("error", "call"),
     [
@@ -225,5 +243,6 @@ def test_threads_share_a_pool(tmp_path):
         assert not t.is_alive()
     assert counts == [40] * 4
     assert pool.ids == list(range(6))
-    # An adapter may be evicted between being selected and learning; while somebody holds it, it is found again.
-    assert pool.metrics()["adapters"] == 6
+    # An adapter may be evicted between being selected and learning: no step is lost.
+    assert pool.metrics()["spilled"] > 0
+    assert sum(pool.get(i).metrics()["applied"] for i in pool.ids) == 160

@@ -156,36 +156,41 @@ fn walk(
         g.len() == n && (m.is_empty() || m.len() == n) && (v.is_empty() || v.len() == n),
         "descent: lengths differ"
     );
-    let (has_m, has_v) = (!m.is_empty(), !v.is_empty());
     let mut acc = [0.0f32; LANES];
-    let mut at = 0;
-    while at < n {
-        let width = LANES.min(n - at);
-        let span = at..at + width;
-        // Full blocks are copied to arrays of fixed length: that is what lets the compiler keep them in registers.
-        let (mut pb, mut gb, mut mb, mut vb) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        pb[..width].copy_from_slice(&p[span.clone()]);
-        gb[..width].copy_from_slice(&g[span.clone()]);
-        if has_m {
-            mb[..width].copy_from_slice(&m[span.clone()]);
-        }
-        if has_v {
-            vb[..width].copy_from_slice(&v[span.clone()]);
-        }
+    // Full blocks are arrays of fixed length: that is what lets the compiler keep them in registers.
+    let mut block = |p: &mut [f32; LANES], g: &[f32; LANES], m: &mut [f32; LANES], v: &mut [f32; LANES]| {
         for i in 0..LANES {
-            let new = f(pb[i], gb[i], &mut mb[i], &mut vb[i]);
-            let step = new - pb[i];
-            pb[i] = new;
+            let new = f(p[i], g[i], &mut m[i], &mut v[i]);
+            let step = new - p[i];
+            p[i] = new;
             acc[i] += step * step;
         }
-        p[span.clone()].copy_from_slice(&pb[..width]);
-        if has_m {
-            m[span.clone()].copy_from_slice(&mb[..width]);
+    };
+    let (pb, p_tail) = p.as_chunks_mut::<LANES>();
+    let (gb, g_tail) = g.as_chunks::<LANES>();
+    let (mb, m_tail) = m.as_chunks_mut::<LANES>();
+    let (vb, v_tail) = v.as_chunks_mut::<LANES>();
+    let mut none = ([0.0; LANES], [0.0; LANES]);
+    let (mut mb, mut vb) = (mb.iter_mut(), vb.iter_mut());
+    for (p, g) in pb.iter_mut().zip(gb) {
+        block(
+            p,
+            g,
+            mb.next().unwrap_or(&mut none.0),
+            vb.next().unwrap_or(&mut none.1),
+        );
+    }
+    if !p_tail.is_empty() {
+        let padded = |x: &[f32]| {
+            let mut out = [0.0; LANES];
+            out[..x.len()].copy_from_slice(x);
+            out
+        };
+        let (mut pt, gt, mut mt, mut vt) = (padded(p_tail), padded(g_tail), padded(m_tail), padded(v_tail));
+        block(&mut pt, &gt, &mut mt, &mut vt);
+        for (to, from) in [(p_tail, pt), (m_tail, mt), (v_tail, vt)] {
+            to.copy_from_slice(&from[..to.len()]);
         }
-        if has_v {
-            v[span].copy_from_slice(&vb[..width]);
-        }
-        at += width;
     }
     acc.iter().sum()
 }

@@ -170,11 +170,15 @@ impl Factors {
         // Blocks that stay in the first-level cache between the check and the product.
         let block = (BLOCK / self.dim).max(1) * self.dim;
         for (i, (x, y)) in x.chunks(block).zip(out.chunks_mut(block)).enumerate() {
-            check_finite("x", x).map_err(|e| shifted(e, i * block))?;
             if self.identity {
+                check_finite("x", x).map_err(|e| shifted(e, i * block))?;
                 y.copy_from_slice(x);
-            } else {
-                kernels::low_rank_apply_rows(x, self.dim, &self.a, &self.b, self.rank, self.scale, y);
+                continue;
+            }
+            kernels::low_rank_apply_rows(x, self.dim, &self.a, &self.b, self.rank, self.scale, y);
+            // One value of x that is not finite makes Ax, and with it every value of that row of y, not finite.
+            if !y.iter().step_by(self.dim).all(|first| first.is_finite()) {
+                check_finite("x", x).map_err(|e| shifted(e, i * block))?;
             }
         }
         Ok(())

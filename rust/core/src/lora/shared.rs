@@ -6,7 +6,29 @@ use super::micro::{ApplyReport, MicroLora};
 use crate::error::Result;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+/// Adapters that were spilled and have changed since, by id.
+pub(super) type Returned = Mutex<Vec<(u64, Arc<SharedMicroLora>)>>;
+
+/// Where an adapter that left memory goes when somebody who still uses it changes it.
+#[derive(Debug)]
+pub(super) struct Recall {
+    id: u64,
+    adapter: Weak<SharedMicroLora>,
+    /// Gone with the pool.
+    list: Weak<Returned>,
+}
+
+impl Recall {
+    pub(super) fn new(id: u64, adapter: &Arc<SharedMicroLora>, list: &Arc<Returned>) -> Self {
+        Self {
+            id,
+            adapter: Arc::downgrade(adapter),
+            list: Arc::downgrade(list),
+        }
+    }
+}
 
 /// A [`MicroLora`] behind a mutex, with its factors published for lock-free reading.
 #[derive(Debug)]
@@ -20,6 +42,8 @@ struct Writer {
     lora: MicroLora,
     /// The snapshot before the last one, overwritten by the next publication if no reader holds it any more.
     spare: Option<Arc<Factors>>,
+    /// Set while the adapter is out of its pool's memory.
+    recall: Option<Recall>,
 }
 
 impl SharedMicroLora {
@@ -28,7 +52,11 @@ impl SharedMicroLora {
     pub fn new(lora: MicroLora) -> Self {
         Self {
             live: ArcSwap::from_pointee(lora.factors().clone()),
-            state: Mutex::new(Writer { lora, spare: None }),
+            state: Mutex::new(Writer {
+                lora,
+                spare: None,
+                recall: None,
+            }),
         }
     }
 
@@ -43,8 +71,33 @@ impl SharedMicroLora {
         self.live.load_full()
     }
 
+    /// The state, to be changed; the pool that has spilled this adapter hears of it.
+    #[inline]
+    fn change(&self) -> MutexGuard<'_, Writer> {
+        let mut writer = self.state.lock();
+        if let Some(recall) = writer.recall.take() {
+            if let (Some(adapter), Some(list)) = (recall.adapter.upgrade(), recall.list.upgrade()) {
+                list.lock().push((recall.id, adapter));
+            }
+        }
+        writer
+    }
+
+    /// The state as the pool writes it to disk; the first change after it goes back to the pool.
+    pub(super) fn leave(&self, recall: Recall) -> Result<Vec<u8>> {
+        let mut writer = self.state.lock();
+        let bytes = writer.lora.to_bytes()?;
+        writer.recall = Some(recall);
+        Ok(bytes)
+    }
+
+    /// Back in its pool's memory.
+    pub(super) fn stay(&self) {
+        self.state.lock().recall = None;
+    }
+
     fn publish(&self, mut writer: MutexGuard<'_, Writer>) {
-        let Writer { lora, spare } = &mut *writer;
+        let Writer { lora, spare, .. } = &mut *writer;
         let next = match spare.take() {
             Some(mut old) => match Arc::get_mut(&mut old) {
                 Some(factors) => {
@@ -65,7 +118,7 @@ impl SharedMicroLora {
 
     /// Changes the state and publishes the factors.
     pub fn write<T>(&self, f: impl FnOnce(&mut MicroLora) -> Result<T>) -> Result<T> {
-        let mut writer = self.state.lock();
+        let mut writer = self.change();
         let out = f(&mut writer.lora)?;
         self.publish(writer);
         Ok(out)
@@ -73,7 +126,7 @@ impl SharedMicroLora {
 
     /// [`MicroLora::accumulate_parts`]; the factors do not change, so nothing is published.
     pub fn accumulate_parts(&self, x: &[f32], ascent: &[f32], weight: f64) -> Result<bool> {
-        self.state.lock().lora.accumulate_parts(x, ascent, weight)
+        self.change().lora.accumulate_parts(x, ascent, weight)
     }
 
     /// [`MicroLora::learn_parts`].
@@ -84,7 +137,7 @@ impl SharedMicroLora {
         weight: f64,
         learning_rate: Option<f64>,
     ) -> Result<ApplyReport> {
-        let mut writer = self.state.lock();
+        let mut writer = self.change();
         let report = writer.lora.learn_parts(x, ascent, weight, learning_rate)?;
         if report.applied {
             self.publish(writer);
@@ -94,12 +147,12 @@ impl SharedMicroLora {
 
     /// [`MicroLora::reset`].
     pub fn discard(&self) {
-        self.state.lock().lora.reset();
+        self.change().lora.reset();
     }
 
     /// [`MicroLora::apply`].
     pub fn apply(&self, learning_rate: Option<f64>) -> Result<ApplyReport> {
-        let mut writer = self.state.lock();
+        let mut writer = self.change();
         let report = writer.lora.apply(learning_rate)?;
         if report.applied {
             self.publish(writer);

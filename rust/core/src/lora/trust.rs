@@ -163,23 +163,33 @@ pub(super) fn enforce(f: &mut Factors, ring: &QueryRing, anchor: Option<&Anchor>
 /// Rounding of the float32 factors must not end outside the region.
 const INSIDE: f64 = 1.0 - 1e-6;
 
+/// Mx for all queries at once, `(rows of M, n)`: the ring streams through the cache once per row of M `(_, d)`.
+fn project(m: &[f32], d: usize, ring: &QueryRing) -> Vec<f32> {
+    let n = ring.squares.len();
+    let mut out = vec![0.0; m.len() / d * n];
+    for (out, row) in out.chunks_exact_mut(n.max(1)).zip(m.chunks_exact(d)) {
+        kernels::gemv(&ring.rows, d, row, out);
+    }
+    out
+}
+
+/// Column `i` of what [`project`] gave.
+fn column(h: &[f32], n: usize, i: usize) -> impl Iterator<Item = f64> + '_ {
+    h.chunks_exact(n).map(move |row| f64::from(row[i]))
+}
+
 /// Δ = s·BA: linear in B, so one factor brings the worst query onto the border.
 fn from_identity(f: &mut Factors, ring: &QueryRing, share: f64) -> bool {
-    let d = f.dim();
     let g = gram_columns(&f.b, f.rank());
     let s2 = f64::from(f.scale()).powi(2);
+    let h = project(&f.a, f.dim(), ring);
     let n = ring.squares.len();
-    // All projections at once: the rows stream through the cache once per rank.
-    let mut h = vec![0.0f32; n * f.rank()];
-    for (h, row) in h.chunks_exact_mut(n.max(1)).zip(f.a.chunks_exact(d)) {
-        kernels::gemv(&ring.rows, d, row, h);
-    }
     let mut worst = 0.0f64;
     let mut c = vec![0.0; f.rank()];
     for (i, square) in ring.squares.iter().enumerate() {
         if *square > 0.0 {
-            for (c, h) in c.iter_mut().zip(h.chunks_exact(n)) {
-                *c = f64::from(h[i]);
+            for (c, h) in c.iter_mut().zip(column(&h, n, i)) {
+                *c = h;
             }
             worst = worst.max(s2 * quadratic(&g, &c) / f64::from(*square));
         }
@@ -198,29 +208,37 @@ fn from_anchor(f: &mut Factors, ring: &QueryRing, anchor: &Anchor, share: f64) -
     let (d, r) = (f.dim(), f.rank());
     let sub = |x: &[f32], y: &[f32]| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| x - y).collect() };
     let (da, db) = (sub(&f.a, &anchor.a), sub(&f.b, &anchor.b));
-    let (dbt, b0t) = (transpose(&db, d, r), transpose(&anchor.b, d, r));
-    let basis: Vec<&[f32]> = dbt.chunks_exact(d).chain(b0t.chunks_exact(d)).collect();
-    let g = gram(&basis);
+    // Δ = s(dB A₀ + B dA), so this holds for every x: no need to walk over the ring.
+    let length = |x: &[f32]| f64::from(kernels::dot(x, x)).sqrt();
     let s = f64::from(f.scale()).abs();
+    if s * (length(&db) * length(&anchor.a) + length(&f.b) * length(&da)) <= share {
+        return false;
+    }
+    let columns = [transpose(&db, d, r), transpose(&anchor.b, d, r)].concat();
+    let g = gram(&columns.chunks_exact(d).collect::<Vec<_>>());
+    let (h0, dh) = (project(&anchor.a, d, ring), project(&da, d, ring));
+    let n = ring.squares.len();
     let mut best = 1.0f64;
-    for (x, square) in ring.rows.chunks_exact(d).zip(&ring.squares) {
-        let at = |m: &[f32]| -> Vec<f64> {
-            m.chunks_exact(d)
-                .map(|row| f64::from(kernels::dot(row, x)))
-                .collect()
-        };
-        let (h0, dh) = (at(&anchor.a), at(&da));
-        let zero = vec![0.0; r];
-        let len = |c: &[&[f64]]| s * quadratic(&g, &c.concat()).sqrt();
-        let (u, w, whole) = (len(&[&h0, &dh]), len(&[&dh, &zero]), {
-            let sum: Vec<f64> = h0.iter().zip(&dh).map(|(a, b)| a + b).collect();
-            len(&[&sum, &dh])
-        });
+    // Coordinates of a vector in the columns (dB, B₀).
+    let mut c = vec![0.0; 2 * r];
+    for (i, square) in ring.squares.iter().enumerate() {
         let bound = share * f64::from(*square).sqrt();
-        if whole > bound && bound > 0.0 {
-            // The positive root of w·c² + u·c = bound, in the form that survives w = 0.
-            best = best.min(2.0 * bound / (u + (u * u + 4.0 * w * bound).sqrt()));
+        for (k, (h0, dh)) in column(&h0, n, i).zip(column(&dh, n, i)).enumerate() {
+            (c[k], c[r + k]) = (h0 + dh, dh);
         }
+        if bound == 0.0 || s * quadratic(&g, &c).sqrt() <= bound {
+            continue;
+        }
+        for (c, h0) in c.iter_mut().zip(column(&h0, n, i)) {
+            *c = h0;
+        }
+        let u = s * quadratic(&g, &c).sqrt();
+        for (k, dh) in column(&dh, n, i).enumerate() {
+            (c[k], c[r + k]) = (dh, 0.0);
+        }
+        let w = s * quadratic(&g, &c).sqrt();
+        // The positive root of w·c² + u·c = bound, in the form that survives w = 0.
+        best = best.min(2.0 * bound / (u + (u * u + 4.0 * w * bound).sqrt()));
     }
     if best >= 1.0 {
         return false;

@@ -15,8 +15,9 @@ use std::path::PathBuf;
 ///
 /// A task is known by its embedding: the nearest centroid (the running mean of the embeddings that chose it) if its
 /// cosine reaches ``similarity``, else a new adapter. Beyond the budget the least recently used adapters leave memory: to
-/// files in ``spill_dir``, from where they come back as they were, or for good if there is none. Safe to share between
-/// threads; train an adapter through the object that ``select`` or ``get`` returned.
+/// files in ``spill_dir``, from where they come back as they were, or for good if there is none. Train an adapter through
+/// the object that ``select`` or ``get`` returned: what it learns after it was spilled is kept too. Without ``spill_dir``
+/// an object that is still held goes on as an adapter of its own. Safe to share between threads.
 ///
 /// Parameters
 /// ----------

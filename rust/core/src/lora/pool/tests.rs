@@ -99,7 +99,7 @@ fn pinned_adapters_stay_and_a_pinned_set_over_budget_is_an_error() {
 #[test]
 fn spilled_adapters_come_back_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
-    let budget = one() + 3 * 200;
+    let budget = one() + 4 * 200;
     let mut p = AdapterPool::new(config(Some(budget)), Some(dir.path().join("spill"))).unwrap();
     let (id, a) = p.select(&task(0)).unwrap();
     train(&a);
@@ -111,18 +111,24 @@ fn spilled_adapters_come_back_as_they_were() {
     let files = || fs::read_dir(dir.path().join("spill")).unwrap().count();
     assert_eq!(files(), 1);
     // The same task finds its adapter again, bit for bit; the other one takes its place on disk.
-    let (again, a) = p.select(&task(0)).unwrap();
+    let (again, mut a) = p.select(&task(0)).unwrap();
     assert_eq!(again, id);
     assert_eq!(a.read(MicroLora::to_bytes).unwrap(), state);
     assert_eq!(files(), 1);
-    // A handle that is still in use after eviction keeps what it learns.
-    p.select(&task(1)).unwrap();
-    train(&a);
-    let newer = a.read(MicroLora::to_bytes).unwrap();
-    assert_eq!(
-        p.get(id).unwrap().unwrap().read(MicroLora::to_bytes).unwrap(),
-        newer
-    );
+    // A handle that is still in use after eviction keeps what it learns, and so does the pool once the handle is gone.
+    for held in [true, false] {
+        p.select(&task(1)).unwrap();
+        train(&a);
+        let newer = a.read(MicroLora::to_bytes).unwrap();
+        assert!(p.memory_bytes() > budget, "an adapter that learns is in memory");
+        if !held {
+            drop(std::mem::replace(&mut a, p.get(1).unwrap().unwrap()));
+        }
+        a = p.get(id).unwrap().unwrap();
+        assert_eq!(a.read(MicroLora::to_bytes).unwrap(), newer);
+        assert!(p.memory_bytes() <= budget);
+        assert_eq!(files(), 1);
+    }
     drop(a);
     // Damaged files are an error, and the entry stays.
     p.get(1).unwrap();
