@@ -830,6 +830,33 @@ class Engine:
         StoreError
             If it could not be written; nothing was learned then.
         """
+    def set_anchors(
+        self, queries: Any, ids: Iterable[Any], vectors: Any, relevant: Iterable[Any], *, scope: str = "default"
+    ) -> None:
+        """Give requests with known answers that are never learned from and that the live state must not spoil.
+
+        They are measured when they are set, and one of them after each feedback. As soon as they surely (95 %) lose more than
+        `harm_budget` in mean DCG against the unlearned ranking, less of what was learned acts, down to nothing; a background
+        cycle publishes no adapter that costs them more than the budget, and `promote` refuses. They are part of the state and
+        of the event log; `rollback` keeps them. An empty set takes them away.
+
+        Parameters
+        ----------
+        queries : array_like (n, d) float32, n <= 1,000
+            Requests on which no feedback is given, about 50 or more for a sure answer.
+        ids : sequence of m distinct ids
+            What the anchors are ranked among.
+        vectors : array_like (m, d) float32
+        relevant : sequence of n ids, or lists of ids
+            The right items of each request, among `ids`.
+        scope : str, default "default"
+
+        Raises
+        ------
+        ShapeError, DimensionMismatch, NotFiniteError, ValueError, CapacityError
+
+        Cost: O(n·m·d) once, O(m·d) more per feedback.
+        """
     mode: str
     @property
     def version(self) -> int:

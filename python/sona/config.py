@@ -84,7 +84,10 @@ class SonaConfig:
     learn_candidates : int, default 50
         Best candidates of a decision that take part in learning, besides those shown.
     harm_budget : float, default 0.02
-        Greatest loss in DCG on items without feedback with which `promote` still accepts. It does not limit live learning.
+        Greatest loss in DCG per request that what was learned may cost. Live: the loss of items ranked as if they had never had
+        feedback, times ``gate_nu``, and the loss on the anchors (``set_anchors``). Where one of them is surely (95 %) above the
+        budget, less of what was learned acts: ¾, ½, ¼ or none of it, until it fits. ``promote`` and the background cycle also
+        refuse what costs more. 1 or more never holds anything back live.
     fsync : {"always", "group", "none"}, default "group"
         When the event log is forced to the disk. A killed process loses nothing under any of them; a power cut can lose the
         last 100 ms under "group".

@@ -225,7 +225,7 @@ class SonaEngine(_core.Engine):
         """Switch the mode to "on" if the evidence allows it; the answer says why or why not.
 
         At least 50 scored feedbacks, a lift whose 95 % interval is above zero, and no loss beyond ``harm_budget`` where the
-        chosen items had no feedback before.
+        chosen items had no feedback before, nor on the anchors.
         """
         return Promotion(**self._promote())
 

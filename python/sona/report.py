@@ -95,6 +95,15 @@ def _mean(r: Mapping[str, Any]) -> str:
     return f"{r['mean']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}] (n = {r['n']})"
 
 
+def _harm(h: Mapping[str, Any]) -> str:
+    text = f"    {h['multiplier']:.0%} of what was learned acts; an item ranked as if new loses {h['loss_unlimited']:+.4f}"
+    if h["multiplier"] < 1:
+        text += f", {h['loss']:+.4f} with what acts"
+    if h["anchors"]:
+        text += f"; {h['anchors']} anchors lose {h['anchor_loss']:+.4f}"
+    return text
+
+
 @dataclass(frozen=True)
 class Report:
     """Figures of an engine: test-then-learn lift in DCG over the application's own ranking, harm, sizes, counters.
@@ -137,6 +146,7 @@ class Report:
                 f"  scope {name!r}: {cases['cases']} cases, lift {_mean(s['progress']['lift'])}, "
                 f"gate beta {gate['beta']:.2f} lambda {gate['lambda']:.2f}, duplicates {s['duplicates']}"
             )
+            lines.append(_harm(s["harm"]))
             for source, c in s["sources"].items():
                 lines.append(f"    source {source or '(none)'!r}: {c['learned']} learned, {c['capped']} over the cap")
         if len(self.scopes) > 20:

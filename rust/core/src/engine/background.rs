@@ -4,10 +4,12 @@
 //! under the lock again. Readers and writers never wait for it. Replay computes the same cycle from the same input.
 
 use super::Engine;
+use super::anchors::Anchors;
 use super::config::EngineConfig;
 use super::event::Event;
 use super::items::{IdRef, Item};
-use super::learned::Learned;
+use super::learned::{Learned, Listing};
+use super::ledger::Ledger;
 use super::scope::Scope;
 use super::stats::{Running, dcg};
 use crate::error::Result;
@@ -61,6 +63,7 @@ pub struct CycleReport {
 pub(super) struct CycleInput {
     learned: Arc<Learned>,
     items: FxHashMap<ItemId, Arc<Item>>,
+    anchors: Option<Arc<Anchors>>,
     pub(super) traces: Vec<(Vec<f32>, f32)>,
     /// Seconds since the epoch, from the journal.
     now: i64,
@@ -83,7 +86,7 @@ struct Pair<'a> {
 }
 
 impl CycleInput {
-    fn take(scope: &Scope, traces: Vec<(Vec<f32>, f32)>, now: f64) -> Self {
+    fn take(scope: &Scope, ledger: &mut Ledger, now: f64) -> Self {
         let learned = scope.live.load_full();
         let table = scope.items.read();
         let mut items = FxHashMap::default();
@@ -98,7 +101,8 @@ impl CycleInput {
         Self {
             learned,
             items,
-            traces,
+            anchors: ledger.anchors.clone(),
+            traces: ledger.traces.drain(..).collect(),
             now: now as i64,
         }
     }
@@ -167,6 +171,11 @@ impl CycleInput {
                 interval.1,
                 gate.len()
             );
+            let spoiled = self.anchor_loss(&candidate)?.filter(|l| *l > config.harm_budget);
+            if let Some(loss) = spoiled.filter(|_| report.accepted) {
+                report.accepted = false;
+                report.reason = format!("{}, but the anchors would lose {loss:.4}", report.reason);
+            }
             base = report.accepted.then_some(candidate);
         }
         report.elapsed = started.elapsed();
@@ -264,6 +273,26 @@ impl CycleInput {
             }
         }
         Ok(best)
+    }
+
+    /// What the anchors would lose in DCG against the live state; `None` without anchors.
+    fn anchor_loss(&self, candidate: &BaseLora) -> Result<Option<f64>> {
+        let Some(anchors) = &self.anchors else {
+            return Ok(None);
+        };
+        let mut next = (*self.learned).clone();
+        next.base = Some(Arc::new(candidate.clone()));
+        let mut loss = Running::default();
+        for i in 0..anchors.len() {
+            let listing = Listing::new(anchors.items());
+            let candidates = listing.candidates()?;
+            let score = |state: &Learned| -> Result<f64> {
+                let ranking = state.score(anchors.query(i), &candidates, None)?;
+                Ok(dcg(&ranking.learned, &anchors.relevant(i)))
+            };
+            loss.push(score(&self.learned)? - score(&next)?);
+        }
+        Ok(Some(loss.mean))
     }
 
     /// DCG of the held-out clicks among the known items, with the candidate's adapter and with the live one. The cases about
@@ -387,13 +416,8 @@ impl Engine {
     }
 
     /// Takes the input of a cycle. The caller holds the scope's ledger; replay comes through here too.
-    pub(super) fn begin_cycle(
-        &self,
-        scope: &Scope,
-        ledger: &mut super::ledger::Ledger,
-        now: f64,
-    ) -> CycleInput {
-        CycleInput::take(scope, ledger.traces.drain(..).collect(), now)
+    pub(super) fn begin_cycle(&self, scope: &Scope, ledger: &mut Ledger, now: f64) -> CycleInput {
+        CycleInput::take(scope, ledger, now)
     }
 }
 

@@ -124,7 +124,7 @@ pub struct EngineConfig {
     pub source_trust: BTreeMap<String, f32>,
     /// Candidates of a decision that take part in learning besides those shown.
     pub learn_candidates: usize,
-    /// Greatest loss in DCG on the anchors that a promotion may bring.
+    /// Greatest loss in DCG, on items without feedback and on the anchors, that what was learned may bring.
     pub harm_budget: f64,
     /// Trajectories below this quality do not enter the bank.
     pub quality_threshold: f32,
@@ -297,7 +297,7 @@ impl EngineConfig {
 /// Envelope of a serialised engine.
 pub const ENGINE_KIND: Kind = Kind {
     tag: *b"ENGN",
-    version: 1,
+    version: 2,
 };
 
 #[cfg(test)]

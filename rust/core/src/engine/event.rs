@@ -1,5 +1,6 @@
 //! What the journal records: enough to rebuild every learned bit by replay.
 
+use super::anchors::Anchors;
 use crate::error::{Error, Result};
 use crate::item::ItemId;
 use crate::trajectory::TrajectoryStep;
@@ -167,6 +168,13 @@ pub enum Event {
         scope: Option<Arc<str>>,
         /// Version that is live again.
         to: u64,
+    },
+    /// The anchors of a scope from here on; an empty set takes them away.
+    Anchors {
+        /// Scope.
+        scope: Arc<str>,
+        /// The set.
+        anchors: Arc<Anchors>,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Loop A: an outcome comes in, is made durable, and the next snapshot is published, on the caller's thread.
 
+use super::anchors::Anchors;
 use super::event::{DecisionId, Event, FeedbackEvent, TraceEvent};
 use super::items::IdRef;
 use super::learned::Judgement;
@@ -98,7 +99,7 @@ impl Engine {
             self.counters.recorded_only.fetch_add(1, Ordering::Relaxed);
             return Ok(Outcome::Recorded);
         }
-        self.learn_from(&scope, &record, &event, lamport)?;
+        self.learn_from(&scope, &ledger, &record, &event, lamport)?;
         self.counters.learned.fetch_add(1, Ordering::Relaxed);
         Ok(Outcome::Learned)
     }
@@ -138,16 +139,47 @@ impl Engine {
         }
         let trust = self.config.source_trust.get(&*t.source).copied().unwrap_or(1.0);
         let mut next = (*scope.live.load_full()).clone();
-        next.learn_trace(t, trust, &self.config, lamport)?;
+        next.learn_trace(t, trust, &self.config, ledger.anchors.as_deref(), lamport)?;
         ledger.keep_trace(&t.query, t.quality, self.config.capacity);
         scope.live.store(Arc::new(next));
         Ok(true)
+    }
+
+    /// Sets the anchors of a scope: requests with known answers that are never learned from. Whatever acts is held back as
+    /// soon as it surely loses more than the harm budget on them. An empty set takes the anchors away.
+    pub fn set_anchors(&self, scope: &str, anchors: Anchors) -> Result<()> {
+        let _guard = self.enter()?;
+        let anchors = Arc::new(anchors.prepared(self.config.dim)?);
+        let scope = self.scope_or_new(scope)?;
+        let mut ledger = scope.ledger.lock();
+        let lamport = self.written(self.journal.lock().append(Event::Anchors {
+            scope: scope.name.clone(),
+            anchors: anchors.clone(),
+        }))?;
+        self.apply_anchors(&scope, &mut ledger, anchors, lamport)
+    }
+
+    /// Replay comes through here too.
+    pub(super) fn apply_anchors(
+        &self,
+        scope: &Scope,
+        ledger: &mut Ledger,
+        anchors: Arc<Anchors>,
+        lamport: u64,
+    ) -> Result<()> {
+        ledger.anchors = (!anchors.is_empty()).then_some(anchors);
+        let mut next = (*scope.live.load_full()).clone();
+        next.guard(ledger.anchors.as_deref(), &self.config)?;
+        next.version = lamport;
+        scope.live.store(Arc::new(next));
+        Ok(())
     }
 
     /// The instant step. The caller holds the scope's ledger; replay comes through here too.
     pub(super) fn learn_from(
         &self,
         scope: &Scope,
+        ledger: &Ledger,
         record: &DecisionRecord,
         e: &FeedbackEvent,
         lamport: u64,
@@ -173,7 +205,13 @@ impl Engine {
             now: e.now,
         };
         let mut next = (*scope.live.load_full()).clone();
-        next.learn(record, &judgement, &self.config, lamport)?;
+        next.learn(
+            record,
+            &judgement,
+            &self.config,
+            ledger.anchors.as_deref(),
+            lamport,
+        )?;
         scope.live.store(Arc::new(next));
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! What one scope has learned: the immutable snapshot that a decision reads, and the step that makes the next one.
 
+use super::anchors::Anchors;
 use super::config::EngineConfig;
 use super::event::TraceEvent;
+use super::harm::{Harm, losses, temper};
 use super::items::Item;
 use super::pending::DecisionRecord;
 use super::stats::{Progress, dcg};
@@ -25,6 +27,8 @@ pub struct Learned {
     pub cases: CaseMemory,
     /// Chance of items without feedback.
     pub gate: ItemGate,
+    /// How much of what was learned may act.
+    pub harm: Harm,
     /// Test-then-learn figures.
     pub progress: Progress,
     /// Running mean of whole-answer qualities, the baseline of the next one.
@@ -135,6 +139,7 @@ impl Learned {
             version: 0,
             cases: CaseMemory::new(config.dim, params, config.seed)?,
             gate: ItemGate::new(gate, config.seed)?,
+            harm: Harm::default(),
             progress: Progress::default(),
             quality: Baseline::default(),
             micro: None,
@@ -177,7 +182,8 @@ impl Learned {
 
     /// Moves a query: û plus what the adapters add, of unit length; the query itself bit for bit while nothing is known.
     pub fn adapt(&self, query: &[f32], out: &mut [f32]) -> Result<()> {
-        if self.is_identity() {
+        let m = self.harm.multiplier();
+        if self.is_identity() || m <= 0.0 {
             out.copy_from_slice(query);
             return Ok(());
         }
@@ -196,6 +202,10 @@ impl Learned {
                 kernels::normalize(out);
             }
         }
+        if m < 1.0 && kernels::norm(probe.query()) > 0.0 {
+            temper(probe.query(), out, m);
+            kernels::normalize(out);
+        }
         Ok(())
     }
 
@@ -206,16 +216,58 @@ impl Learned {
         self.cases.score(&probe, candidates, base, &mut scored)?;
         let mut learned = Vec::new();
         self.gate.apply(&probe, candidates, &scored, &mut learned);
-        if let Some(delta) = self.adapter_delta(probe.query())? {
-            for (i, score) in learned.iter_mut().enumerate() {
-                *score += kernels::dot(&delta, candidates.vector(i)) * candidates.inv_norm(i);
-            }
-        }
+        self.add_adapters(&probe, candidates, &mut learned)?;
+        temper(&scored.base, &mut learned, self.harm.multiplier());
         Ok(Ranking {
             probe,
             scored,
             learned,
         })
+    }
+
+    fn add_adapters(&self, probe: &Probe, candidates: &Candidates<'_>, scores: &mut [f32]) -> Result<()> {
+        if let Some(delta) = self.adapter_delta(probe.query())? {
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score += kernels::dot(&delta, candidates.vector(i)) * candidates.inv_norm(i);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ranks one of the `wanted` as if it had never had feedback, and takes the loss.
+    fn watch(&mut self, ranking: &Ranking, candidates: &Candidates<'_>, wanted: &[usize]) -> Result<()> {
+        let pick = wanted[(self.harm.count() % wanted.len() as u64) as usize];
+        let item = candidates.ids()[pick];
+        let probe = ranking.probe.without(&[item]);
+        let base = &ranking.scored.base;
+        let mut scored = Scored::default();
+        self.cases.score(&probe, candidates, Some(base), &mut scored)?;
+        let mut learned = Vec::new();
+        self.gate
+            .apply_as_new(item, &probe, candidates, &scored, &mut learned);
+        self.add_adapters(&probe, candidates, &mut learned)?;
+        let keep = |i: usize| i == pick || !wanted.contains(&i);
+        self.harm.push(&losses(base, &learned, &[pick], keep));
+        Ok(())
+    }
+
+    /// Measures the anchors that are due and chooses how much may act.
+    pub(super) fn guard(&mut self, anchors: Option<&Anchors>, config: &EngineConfig) -> Result<()> {
+        // With nothing held back: every multiplier is measured, whichever acts.
+        let mut harm = std::mem::take(&mut self.harm);
+        harm.measure(anchors, |set, i| {
+            let listing = Listing::new(set.items());
+            let ranking = self.score(set.query(i), &listing.candidates()?, None)?;
+            Ok(losses(
+                &ranking.scored.base,
+                &ranking.learned,
+                &set.relevant(i),
+                |_| true,
+            ))
+        })?;
+        harm.choose(config.harm_budget, config.gate_nu);
+        self.harm = harm;
+        Ok(())
     }
 
     /// One instant step from a trace: the fast adapter moves along what was better than usual.
@@ -224,6 +276,7 @@ impl Learned {
         t: &TraceEvent,
         trust: f32,
         config: &EngineConfig,
+        anchors: Option<&Anchors>,
         version: u64,
     ) -> Result<()> {
         let trajectory = Trajectory {
@@ -251,6 +304,7 @@ impl Learned {
                 micro.apply(None)?;
             }
         }
+        self.guard(anchors, config)?;
         self.version = version;
         Ok(())
     }
@@ -261,6 +315,7 @@ impl Learned {
         record: &DecisionRecord,
         what: &Judgement<'_>,
         config: &EngineConfig,
+        anchors: Option<&Anchors>,
         version: u64,
     ) -> Result<()> {
         let listing = Listing::new(&record.items);
@@ -295,6 +350,7 @@ impl Learned {
                 dcg(&ranking.learned, &positions),
                 seen,
             );
+            self.watch(&ranking, &all, &positions)?;
             if what.quality.is_none() {
                 self.gate
                     .observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored)?;
@@ -324,6 +380,7 @@ impl Learned {
                 self.cases.learn(&ranking.probe, &case)?;
             }
         }
+        self.guard(anchors, config)?;
         self.version = version;
         Ok(())
     }
@@ -403,7 +460,7 @@ mod tests {
                     user: &user,
                     now: 0.0,
                 };
-                l.learn(&r, &what, &config, 1).unwrap();
+                l.learn(&r, &what, &config, None, 1).unwrap();
                 let after = score_of(&l, &r, 2);
                 assert!(
                     (after - before) * reward > 0.0,
@@ -430,7 +487,7 @@ mod tests {
                 user: &user,
                 now: 0.0,
             };
-            l.learn(&r, &what, &config, 1).unwrap();
+            l.learn(&r, &what, &config, None, 1).unwrap();
             let after: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
             assert!((after - before) * sign > 0.0, "{quality}: {before} -> {after}");
         }

@@ -1,10 +1,13 @@
 //! Facts about feedback that no rollback undoes: what was counted already, and how much each user and source sent.
 
+use super::anchors::Anchors;
 use super::config::EngineConfig;
 use super::event::FeedbackEvent;
+use crate::error::Result;
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Feedback remembered for recognising repeats.
 const REMEMBERED: usize = 1 << 20;
@@ -44,6 +47,8 @@ pub struct Ledger {
     pub duplicates: u64,
     /// Queries and qualities of traces that the next background cycle takes in.
     pub traces: VecDeque<(Vec<f32>, f32)>,
+    /// Requests with known answers that the live state must not spoil.
+    pub anchors: Option<Arc<Anchors>>,
 }
 
 /// Identity of a feedback: same decision, same judgement, same source and user.
@@ -130,8 +135,12 @@ impl Ledger {
     }
 
     /// Rebuilds what is not serialised.
-    pub fn restore(&mut self) {
+    pub fn restore(&mut self, dim: usize) -> Result<()> {
         self.seen = FxHashSet::from_iter(self.order.iter().copied());
+        if let Some(anchors) = self.anchors.take() {
+            self.anchors = Some(Arc::new((*anchors).clone().prepared(dim)?));
+        }
+        Ok(())
     }
 }
 
@@ -160,7 +169,7 @@ mod tests {
         assert_eq!(l.admit(&feedback(1, "u", "click", 0.0), &config), Verdict::Learn);
         let bytes = postcard::to_stdvec(&l).unwrap();
         let mut l: Ledger = postcard::from_bytes(&bytes).unwrap();
-        l.restore();
+        l.restore(2).unwrap();
         assert!(l.is_duplicate(&feedback(1, "u", "click", 99.0)));
         assert_eq!(
             l.admit(&feedback(1, "u", "click", 99.0), &config),

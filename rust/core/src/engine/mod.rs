@@ -7,11 +7,14 @@
 //!
 //! Lock order: cycles → fork gate (shared) → scope ledger → scope items → journal → pending. Readers of `adapt` take none.
 
+pub mod anchors;
 mod background;
 pub mod config;
 pub mod event;
 mod explore;
 mod feedback;
+mod forget;
+pub mod harm;
 pub mod items;
 pub mod journal;
 pub mod learned;
@@ -20,6 +23,7 @@ pub mod pending;
 mod promote;
 mod rank;
 mod replay;
+mod rollback;
 mod scope;
 mod state;
 pub mod stats;
@@ -29,10 +33,10 @@ pub use background::CycleReport;
 pub use config::{EngineConfig, Exploration, Mode};
 pub use event::{DecisionId, TraceEvent};
 pub use feedback::{Feedback, Outcome};
+pub use forget::Removed;
 pub use items::IdRef;
 pub use promote::Promotion;
 pub use rank::{Decision, Request};
-pub use replay::Removed;
 pub use scope::{Scope, check_name};
 pub use state::read_config;
 pub use view::{Explanation, ScopeReport};

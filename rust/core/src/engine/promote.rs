@@ -41,8 +41,22 @@ impl Engine {
         all
     }
 
+    /// Mean loss of the live states on the anchors of all scopes, each anchor with equal weight; `None` without anchors.
+    fn anchor_loss(&self) -> Option<f64> {
+        let scopes = self.scopes.load();
+        let (mut sum, mut n) = (0.0, 0);
+        for scope in scopes.values() {
+            if let Some((mean, count)) = scope.live.load().harm.anchor_loss() {
+                sum += mean * count as f64;
+                n += count;
+            }
+        }
+        (n > 0).then(|| sum / n as f64)
+    }
+
     /// Switches the mode to on if the test-then-learn figures allow it: enough feedback, a lift whose 95 % interval is above
-    /// zero, and no loss beyond the harm budget where the chosen items had no feedback before. Otherwise nothing changes.
+    /// zero, and no loss beyond the harm budget where the chosen items had no feedback before or on the anchors. Otherwise nothing
+    /// changes.
     pub fn promote(&self) -> Result<Promotion> {
         let _guard = self.enter()?;
         let p = self.progress();
@@ -61,7 +75,8 @@ impl Engine {
                 -p.lift_unseen.mean
             ))
         } else {
-            None
+            let loss = self.anchor_loss().filter(|l| *l > budget);
+            loss.map(|l| format!("the anchors lose {l:.4}, the budget is {budget:.4}"))
         };
         let accepted = refusal.is_none();
         if accepted {

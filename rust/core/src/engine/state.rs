@@ -2,6 +2,7 @@
 
 use super::config::{ENGINE_KIND, EngineConfig};
 use super::event::DecisionEvent;
+use super::harm::Harm;
 use super::items::Item;
 use super::journal::Positions;
 use super::learned::{Baseline, Learned};
@@ -40,6 +41,7 @@ struct ScopeImage {
     version: u64,
     cases: Vec<u8>,
     gate: Vec<u8>,
+    harm: Harm,
     progress: Progress,
     quality: Baseline,
     micro: Option<Vec<u8>>,
@@ -73,6 +75,7 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
         version: live.version,
         cases: live.cases.to_bytes()?,
         gate: live.gate.to_bytes()?,
+        harm: live.harm.clone(),
         progress: live.progress.clone(),
         quality: live.quality,
         micro: live.micro.as_ref().map(|m| m.to_bytes()).transpose()?,
@@ -121,11 +124,18 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         .map(|b| Bank::from_bytes(&b))
         .transpose()?
         .map(Arc::new);
+    if !image.harm.is_valid() {
+        return Err(Error::corrupt(
+            "engine state",
+            "impossible figures of the harm budget",
+        ));
+    }
     let scope = Scope::new(&image.name, config)?;
     let learned = Learned {
         version: image.version,
         cases,
         gate: ItemGate::from_bytes(&image.gate)?,
+        harm: image.harm,
         progress: image.progress,
         quality: image.quality,
         micro,
@@ -134,7 +144,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
         banked: image.banked,
     };
     let mut ledger = image.ledger;
-    ledger.restore();
+    ledger.restore(config.dim)?;
     {
         let mut table = scope.items.write();
         for (id, vector) in image.items {
@@ -329,7 +339,7 @@ impl Engine {
         let micro = live.micro.as_ref().map(|m| m.to_bytes()).transpose()?;
         let base = live.base.as_ref().map(|b| b.to_bytes()).transpose()?;
         let bank = live.bank.as_ref().map(|b| b.to_bytes()).transpose()?;
-        let rest = postcard::to_stdvec(&(&live.progress, &live.quality, micro, base, bank))
+        let rest = postcard::to_stdvec(&(&live.progress, &live.quality, &live.harm, micro, base, bank))
             .map_err(|e| Error::corrupt("digest", e))?;
         Ok(*h.update(&rest).finalize().as_bytes())
     }

@@ -29,6 +29,8 @@ pub struct ScopeReport {
     pub cases: Metrics,
     /// Item gate.
     pub gate: Metrics,
+    /// What the harm budget measures and holds back.
+    pub harm: Metrics,
     /// Item vectors known, and their bytes.
     pub items: (usize, usize),
     /// Feedback by source.
@@ -48,7 +50,7 @@ pub struct ExplainedItem {
     pub adapter: f32,
     /// What recall adds.
     pub recall: f32,
-    /// What the item gate adds or takes.
+    /// What the item gate adds or takes, the adapters add and the harm budget holds back.
     pub gate: f32,
     /// Their sum.
     pub score: f32,
@@ -107,6 +109,10 @@ impl Engine {
             ("scopes", scopes.len().into()),
             ("cases", sum(&|s| s.live.load().cases.len()).into()),
             ("case_bytes", sum(&|s| s.live.load().cases.nbytes()).into()),
+            (
+                "held_back",
+                sum(&|s| usize::from(s.live.load().harm.multiplier() < 1.0)).into(),
+            ),
             ("items", sum(&|s| s.items.read().len()).into()),
             ("item_bytes", sum(&|s| s.items.read().nbytes()).into()),
             (
@@ -143,6 +149,7 @@ impl Engine {
                     progress: live.progress.clone(),
                     cases: live.cases.metrics(),
                     gate: live.gate.metrics(),
+                    harm: live.harm.metrics(),
                     items: (items.len(), items.nbytes()),
                     sources: ledger.sources.clone(),
                     duplicates: ledger.duplicates,

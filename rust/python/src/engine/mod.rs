@@ -1,27 +1,26 @@
 //! Binding of `sona_core::engine`: the compiled base of `sona.SonaEngine`.
 
+mod args;
 mod decision;
+mod fork;
 mod ids;
 mod settings;
 mod views;
 
 use crate::arrays::{Rows, asarray, detached, matrix, metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
+use args::seconds;
 use decision::PyDecision;
 use ids::Ids;
 use numpy::{PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use sona_core::engine::{DecisionId, Engine, Feedback, ForkGuard, Mode, Outcome, Request, TraceEvent};
-use sona_core::trajectory::TrajectoryStep;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use sona_core::engine::{Engine, Feedback, Mode, Outcome, Request, TraceEvent};
 use sona_core::{Error, store};
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Compiled base of `sona.SonaEngine`.
 #[pyclass(frozen, subclass, name = "Engine", module = "sona._core")]
@@ -32,34 +31,6 @@ struct PyEngine {
 
 /// Decision, chosen item, item that was passed over, weight.
 type PreferenceRow = (String, Py<PyAny>, Py<PyAny>, f32);
-
-fn seconds(now: Option<f64>) -> f64 {
-    now.unwrap_or_else(|| {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |d| d.as_secs_f64())
-    })
-}
-
-fn decision_id(x: &Bound<'_, PyAny>) -> PyResult<DecisionId> {
-    if let Ok(s) = x.cast::<PyString>() {
-        return DecisionId::parse(s.to_str()?).py();
-    }
-    match x.cast::<PyDecision>() {
-        Ok(d) => match &d.get().id {
-            Some(id) => DecisionId::parse(id).py(),
-            None => Err(to_py(Error::value(
-                "decision_id",
-                "a decision that was recorded",
-                "one made in mode off, or with a full disk",
-            ))),
-        },
-        Err(_) => Err(PyTypeError::new_err(format!(
-            "decision_id: expected the id of a decision (str), got {}",
-            x.get_type().name()?
-        ))),
-    }
-}
 
 impl PyEngine {
     /// One vector; text goes through the embedder.
@@ -240,43 +211,9 @@ impl PyEngine {
         user: &str,
         now: Option<f64>,
     ) -> PyResult<bool> {
-        let decision = self::decision_id(decision_id)?;
-        let mut objects = Vec::new();
-        let mut values: Vec<f32> = Vec::new();
-        if let Some(chosen) = chosen {
-            // A list, set or array holds several ids; a str, int, bytes or tuple is one.
-            let single = chosen.is_instance_of::<PyString>()
-                || chosen.is_instance_of::<PyBytes>()
-                || chosen.is_instance_of::<PyTuple>()
-                || chosen.try_iter().is_err();
-            if single {
-                objects.push(chosen.clone());
-            } else {
-                objects.extend(chosen.try_iter()?.collect::<PyResult<Vec<_>>>()?);
-            }
-            values.resize(objects.len(), 1.0);
-        }
-        if let Some(rewards) = rewards {
-            for (id, reward) in rewards {
-                objects.push(id);
-                values.push(reward.extract()?);
-            }
-        }
-        let ids = Ids::of(objects)?;
-        let refs = ids.refs()?;
-        let mut seen = BTreeSet::new();
-        let mut pairs = Vec::with_capacity(refs.len());
-        for (id, value) in refs.iter().zip(values) {
-            if seen.insert(id.owned()) {
-                pairs.push((*id, value));
-            } else {
-                return Err(to_py(Error::value(
-                    "chosen, rewards",
-                    "each item once",
-                    format!("{} twice", id.owned()),
-                )));
-            }
-        }
+        let decision = args::decision_id(decision_id)?;
+        let (ids, values) = args::judged(chosen, rewards)?;
+        let pairs = args::distinct(&ids, &values)?;
         let dim = self.engine.config().dim;
         let vectors = vectors.map(|v| Rows::extract("vectors", v, dim)).transpose()?;
         let f = Feedback {
@@ -299,7 +236,7 @@ impl PyEngine {
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
-        steps: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>, f32)>,
+        steps: Vec<args::Step<'_>>,
         quality: f32,
         scope: &str,
         source: &str,
@@ -307,17 +244,7 @@ impl PyEngine {
         now: Option<f64>,
     ) -> PyResult<bool> {
         let dim = self.engine.config().dim;
-        let steps = steps
-            .iter()
-            .map(|(activations, weights, reward)| {
-                Ok(TrajectoryStep {
-                    activations: vector("activations", activations, Some(dim))?,
-                    attention_weights: vector("attention_weights", weights, None)?,
-                    reward: f64::from(*reward),
-                    timestamp: 0.0,
-                })
-            })
-            .collect::<PyResult<Vec<_>>>()?;
+        let steps = args::steps(&steps, dim)?;
         let event = TraceEvent {
             scope: scope.into(),
             query: self.query("x", x)?,
@@ -369,21 +296,25 @@ impl PyEngine {
 
     #[pyo3(signature = (version, *, scope=None))]
     fn rollback(&self, py: Python<'_>, version: &Bound<'_, PyAny>, scope: Option<&str>) -> PyResult<()> {
-        let version: u64 = match version.cast::<PyString>() {
-            Ok(s) => {
-                let text = s.to_str()?;
-                text.strip_prefix('v').unwrap_or(text).parse().map_err(|_| {
-                    to_py(Error::value(
-                        "version",
-                        "a number, or a string such as \"v12\"",
-                        format!("{text:?}"),
-                    ))
-                })?
-            }
-            Err(_) => version.extract()?,
-        };
+        let version = args::version(version)?;
         let engine = &self.engine;
         detached(py, || engine.rollback(scope, version))
+    }
+
+    #[pyo3(signature = (queries, ids, vectors, relevant, *, scope="default"))]
+    #[allow(clippy::too_many_arguments)]
+    fn set_anchors(
+        &self,
+        py: Python<'_>,
+        queries: &Bound<'_, PyAny>,
+        ids: &Bound<'_, PyAny>,
+        vectors: &Bound<'_, PyAny>,
+        relevant: &Bound<'_, PyAny>,
+        scope: &str,
+    ) -> PyResult<()> {
+        let anchors = args::anchors(self.engine.config().dim, queries, ids, vectors, relevant)?;
+        let engine = &self.engine;
+        detached(py, || engine.set_anchors(scope, anchors))
     }
 
     fn _promote<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -407,7 +338,7 @@ impl PyEngine {
         py: Python<'py>,
         decision_id: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let id = self::decision_id(decision_id)?;
+        let id = args::decision_id(decision_id)?;
         let engine = &self.engine;
         views::explanation(py, &detached(py, || engine.explain(id))?)
     }
@@ -504,46 +435,13 @@ impl PyEngine {
     }
 
     fn _before_fork(&self, py: Python<'_>) {
-        let engine = self.engine.clone();
-        // Others finish their calls without needing the GIL; wait for them without holding it.
-        py.detach(|| drop(engine.hold_for_fork()));
-        let guard = engine.hold_for_fork();
-        // SAFETY: the lock lives in `engine`, which `Held` keeps alive until after the guard is dropped.
-        let guard = unsafe { std::mem::transmute::<ForkGuard<'_>, ForkGuard<'static>>(guard) };
-        HELD.with_borrow_mut(|held| {
-            held.push(Held {
-                guard: ManuallyDrop::new(guard),
-                engine: engine.clone(),
-            })
-        });
+        fork::before(py, &self.engine);
     }
 
     #[pyo3(signature = (*, child))]
     fn _after_fork(&self, child: bool) -> PyResult<()> {
-        HELD.with_borrow_mut(|held| held.retain(|h| !Arc::ptr_eq(&h.engine, &self.engine)));
-        if child && !self.engine.is_closed() {
-            self.engine.after_fork().py()
-        } else {
-            Ok(())
-        }
+        fork::after(&self.engine, child)
     }
-}
-
-/// A fork gate that is held while the process forks.
-struct Held {
-    guard: ManuallyDrop<ForkGuard<'static>>,
-    engine: Arc<Engine>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // SAFETY: dropped exactly once, here, and before `engine`, which owns the lock.
-        unsafe { ManuallyDrop::drop(&mut self.guard) }
-    }
-}
-
-thread_local! {
-    static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Settings of the engine that wrote a state directory.

@@ -46,6 +46,7 @@ pub(super) fn report<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<'p
         d.set_item("progress", progress(py, &s.progress)?)?;
         d.set_item("cases", metrics_dict(py, &s.cases)?)?;
         d.set_item("gate", metrics_dict(py, &s.gate)?)?;
+        d.set_item("harm", metrics_dict(py, &s.harm)?)?;
         d.set_item("items", s.items.0)?;
         d.set_item("item_bytes", s.items.1)?;
         d.set_item("duplicates", s.duplicates)?;

@@ -186,6 +186,30 @@ impl ItemGate {
 
     /// s'(d) of each candidate into `out`; `scored` is from the same probe. Without cases the base itself, bit for bit.
     pub fn apply(&self, probe: &Probe, candidates: &Candidates<'_>, scored: &Scored, out: &mut Vec<f32>) {
+        self.apply_where(probe, candidates, scored, |id| !self.has_evidence(id), out);
+    }
+
+    /// As [`Self::apply`], as if `item` had no evidence.
+    pub fn apply_as_new(
+        &self,
+        item: &ItemId,
+        probe: &Probe,
+        candidates: &Candidates<'_>,
+        scored: &Scored,
+        out: &mut Vec<f32>,
+    ) {
+        let is_open = |id: &ItemId| id == item || !self.has_evidence(id);
+        self.apply_where(probe, candidates, scored, is_open, out);
+    }
+
+    fn apply_where(
+        &self,
+        probe: &Probe,
+        candidates: &Candidates<'_>,
+        scored: &Scored,
+        is_open: impl Fn(&ItemId) -> bool,
+        out: &mut Vec<f32>,
+    ) {
         out.clear();
         let plain = match self.params.mode {
             GateMode::Off => true,
@@ -195,8 +219,7 @@ impl ItemGate {
         if plain || probe.is_empty() {
             out.extend_from_slice(&scored.scores);
         } else if self.params.mode == GateMode::Evidence {
-            Handicap::new(probe, candidates, scored, |id| !self.has_evidence(id))
-                .apply(self.evidence_arm(), out);
+            Handicap::new(probe, candidates, scored, is_open).apply(self.evidence_arm(), out);
         } else {
             let f = multiplier::factor(self.arm, probe.nearest().unwrap_or(-1.0));
             out.extend(
