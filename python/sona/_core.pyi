@@ -18,6 +18,31 @@ __version__: str
 def simd_tier() -> str: ...
 def simd_tiers() -> list[str]: ...
 
+# --- attention -------------------------------------------------------------------------------------------------------
+
+def attention_threads() -> int: ...
+def set_attention_threads(n: int) -> None: ...
+def attend(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    maps: tuple[npt.NDArray[Any], ...] | None,
+    scale: float,
+    rule: tuple[Any, ...],
+    blocks: tuple[int, int],
+    want_lse: bool,
+    want_weights: bool,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]: ...
+def attend_vjp(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    maps: tuple[npt.NDArray[Any], ...] | None,
+    scale: float,
+    rule: tuple[Any, ...],
+    dout: npt.NDArray[Any],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]: ...
+
 # --- trajectory ------------------------------------------------------------------------------------------------------
 
 _SignalParts = tuple[

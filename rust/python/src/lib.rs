@@ -1,6 +1,7 @@
 //! `sona._core`: conversions, errors and GIL handling around `sona-core`. No logic lives here.
 
 mod arrays;
+mod attention;
 mod dreams;
 mod engine;
 mod errors;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     kernels::register(m)?;
+    attention::register(m)?;
     trajectory::register(m)?;
     lora::register(m)?;
     patterns::register(m)?;

@@ -6,6 +6,7 @@
 
 use super::entry::entries;
 use super::lanes::{Bytes, Lanes};
+use super::simd::Simd;
 use std::arch::x86_64::*;
 
 /// The processor and the operating system can run this tier.
@@ -52,7 +53,8 @@ pub(super) unsafe fn halve(v: __m256) -> __m128 {
 #[derive(Clone, Copy)]
 pub(super) struct F32x8(__m256);
 
-impl Lanes for F32x8 {
+impl Simd for F32x8 {
+    type E = f32;
     const N: usize = 8;
     const WIDE: bool = false;
 
@@ -67,10 +69,6 @@ impl Lanes for F32x8 {
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> Self {
         Self(_mm256_maskload_ps(p, mask(n)))
-    }
-    #[inline(always)]
-    unsafe fn fetch(p: *const f32) {
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -101,19 +99,6 @@ impl Lanes for F32x8 {
         Self(_mm256_max_ps(self.0, o.0))
     }
     #[inline(always)]
-    unsafe fn min(self, o: Self) -> Self {
-        Self(_mm256_min_ps(self.0, o.0))
-    }
-    #[inline(always)]
-    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
-        let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, o.0);
-        Self(_mm256_blendv_ps(no.0, yes.0, greater))
-    }
-    #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Self(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0))
-    }
-    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
     }
@@ -129,24 +114,8 @@ impl Lanes for F32x8 {
         Self(_mm256_mul_ps(v, _mm256_castsi256_ps(g)))
     }
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, n: usize) {
-        let i = _mm256_cvtps_epi32(self.0);
-        let w = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256::<1>(i));
-        let b = _mm_cvtsi128_si64(_mm_packs_epi16(w, w)).to_le_bytes();
-        std::ptr::copy_nonoverlapping(b.as_ptr().cast(), p, n);
-    }
-    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Self(_mm256_fmadd_ps(self.0, a.0, b.0))
-    }
-    #[inline(always)]
-    unsafe fn finite(self) -> bool {
-        let zero = _mm256_sub_ps(self.0, self.0);
-        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(zero, zero)) == 0
-    }
-    #[inline(always)]
-    unsafe fn at_least(self, bar: Self) -> u32 {
-        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(self.0, bar.0)).cast_unsigned()
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -158,6 +127,46 @@ impl Lanes for F32x8 {
             _mm256_castps256_ps128(self.0),
             _mm256_extractf128_ps::<1>(self.0),
         ))
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        Self(_mm256_min_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        exponent::exp_single(self)
+    }
+}
+
+impl Lanes for F32x8 {
+    #[inline(always)]
+    unsafe fn fetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm256_blendv_ps(no.0, yes.0, greater))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Self(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, n: usize) {
+        let i = _mm256_cvtps_epi32(self.0);
+        let w = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256::<1>(i));
+        let b = _mm_cvtsi128_si64(_mm_packs_epi16(w, w)).to_le_bytes();
+        std::ptr::copy_nonoverlapping(b.as_ptr().cast(), p, n);
+    }
+    #[inline(always)]
+    unsafe fn finite(self) -> bool {
+        let zero = _mm256_sub_ps(self.0, self.0);
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(zero, zero)) == 0
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, bar: Self) -> u32 {
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(self.0, bar.0)).cast_unsigned()
     }
     #[inline(always)]
     unsafe fn sums4(v: [Self; 4]) -> [f32; 4] {

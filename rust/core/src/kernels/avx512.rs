@@ -7,6 +7,7 @@
 use super::avx2::{biggest, halve, quarter, quarters};
 use super::entry::entries;
 use super::lanes::{Bytes, Lanes};
+use super::simd::Simd;
 use std::arch::x86_64::*;
 
 /// The processor and the operating system can run this tier.
@@ -30,7 +31,8 @@ unsafe fn halve16(v: __m512) -> __m128 {
     ))
 }
 
-impl Lanes for F32x16 {
+impl Simd for F32x16 {
+    type E = f32;
     const N: usize = 16;
     const WIDE: bool = true;
 
@@ -45,10 +47,6 @@ impl Lanes for F32x16 {
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> Self {
         Self(_mm512_maskz_loadu_ps((1 << n) - 1, p))
-    }
-    #[inline(always)]
-    unsafe fn fetch(p: *const f32) {
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
@@ -79,19 +77,6 @@ impl Lanes for F32x16 {
         Self(_mm512_max_ps(self.0, o.0))
     }
     #[inline(always)]
-    unsafe fn min(self, o: Self) -> Self {
-        Self(_mm512_min_ps(self.0, o.0))
-    }
-    #[inline(always)]
-    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
-        let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, o.0);
-        Self(_mm512_mask_blend_ps(greater, no.0, yes.0))
-    }
-    #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        Self(_mm512_abs_ps(self.0))
-    }
-    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(_mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0))
     }
@@ -100,22 +85,8 @@ impl Lanes for F32x16 {
         Self(_mm512_scalef_ps(self.0, n.0))
     }
     #[inline(always)]
-    unsafe fn store_i8(self, p: *mut i8, n: usize) {
-        let k = ((1u32 << n) - 1) as __mmask16;
-        _mm512_mask_cvtsepi32_storeu_epi8(p.cast(), k, _mm512_cvtps_epi32(self.0));
-    }
-    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Self(_mm512_fmadd_ps(self.0, a.0, b.0))
-    }
-    #[inline(always)]
-    unsafe fn finite(self) -> bool {
-        let zero = _mm512_sub_ps(self.0, self.0);
-        _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(zero, zero) == 0
-    }
-    #[inline(always)]
-    unsafe fn at_least(self, bar: Self) -> u32 {
-        u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, bar.0))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -131,6 +102,44 @@ impl Lanes for F32x16 {
             _mm256_castps256_ps128(m),
             _mm256_extractf128_ps::<1>(m),
         ))
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        Self(_mm512_min_ps(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        exponent::exp_single(self)
+    }
+}
+
+impl Lanes for F32x16 {
+    #[inline(always)]
+    unsafe fn fetch(p: *const f32) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm512_mask_blend_ps(greater, no.0, yes.0))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Self(_mm512_abs_ps(self.0))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, n: usize) {
+        let k = ((1u32 << n) - 1) as __mmask16;
+        _mm512_mask_cvtsepi32_storeu_epi8(p.cast(), k, _mm512_cvtps_epi32(self.0));
+    }
+    #[inline(always)]
+    unsafe fn finite(self) -> bool {
+        let zero = _mm512_sub_ps(self.0, self.0);
+        _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(zero, zero) == 0
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, bar: Self) -> u32 {
+        u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, bar.0))
     }
     #[inline(always)]
     unsafe fn sums4(v: [Self; 4]) -> [f32; 4] {

@@ -1,7 +1,7 @@
 //! Vector and matrix-vector kernels, written once over [`Lanes`].
 //!
-//! One order of summation everywhere: four partial sums over strides of `4 N`, whole registers left over go to sums 0, 1, 2,
-//! the last partial register to sum 3. So `dot`, `gemv`, `gather_dot` and the scans agree bit for bit, wherever a row lies.
+//! One order of summation everywhere, that of [`super::rows`]: `dot`, `gemv`, `gather_dot` and the scans agree bit for bit,
+//! wherever a row lies.
 #![allow(
     unsafe_op_in_unsafe_fn,
     reason = "one contract for the module, stated in `lanes`"
@@ -12,56 +12,7 @@
 )]
 
 use super::lanes::{Lanes, prefetch_row};
-
-/// Register sums of `R` rows against `q`.
-#[inline(always)]
-pub(super) unsafe fn row_sums<V: Lanes, const R: usize>(
-    rows: [*const f32; R],
-    q: *const f32,
-    n: usize,
-) -> [V; R] {
-    let zero = V::splat(0.0);
-    let mut acc = [[zero; 4]; R];
-    let mut i = 0;
-    while i + 4 * V::N <= n {
-        for j in 0..4 {
-            let at = i + j * V::N;
-            let x = V::load(q.add(at));
-            for r in 0..R {
-                acc[r][j] = V::load(rows[r].add(at)).fma(x, acc[r][j]);
-            }
-        }
-        i += 4 * V::N;
-    }
-    for j in 0..3 {
-        if i + V::N <= n {
-            let x = V::load(q.add(i));
-            for r in 0..R {
-                acc[r][j] = V::load(rows[r].add(i)).fma(x, acc[r][j]);
-            }
-            i += V::N;
-        }
-    }
-    if i < n {
-        let x = V::load_part(q.add(i), n - i);
-        for r in 0..R {
-            acc[r][3] = V::load_part(rows[r].add(i), n - i).fma(x, acc[r][3]);
-        }
-    }
-    // No closure here: it would not take on the caller's target features.
-    let mut out = [zero; R];
-    for r in 0..R {
-        let a = acc[r];
-        out[r] = a[0].add(a[1]).add(a[2].add(a[3]));
-    }
-    out
-}
-
-#[inline(always)]
-pub(super) unsafe fn dot<V: Lanes>(a: *const f32, b: *const f32, n: usize) -> f32 {
-    let [s] = row_sums::<V, 1>([a], b, n);
-    s.sum()
-}
+use super::rows::{dot, row_sums};
 
 #[inline(always)]
 unsafe fn dot4<V: Lanes>(rows: [*const f32; 4], q: *const f32, n: usize) -> [f32; 4] {
@@ -98,35 +49,6 @@ pub(super) unsafe fn squared_l2<V: Lanes>(a: *const f32, b: *const f32, n: usize
         acc[3] = t.fma(t, acc[3]);
     }
     acc[0].add(acc[1]).add(acc[2].add(acc[3])).sum()
-}
-
-#[inline(always)]
-pub(super) unsafe fn axpy<V: Lanes>(alpha: f32, x: *const f32, y: *mut f32, n: usize) {
-    let s = V::splat(alpha);
-    let mut i = 0;
-    while i + V::N <= n {
-        V::load(x.add(i)).fma(s, V::load(y.add(i))).store(y.add(i));
-        i += V::N;
-    }
-    if i < n {
-        let m = n - i;
-        V::load_part(x.add(i), m)
-            .fma(s, V::load_part(y.add(i), m))
-            .store_part(y.add(i), m);
-    }
-}
-
-#[inline(always)]
-pub(super) unsafe fn scale<V: Lanes>(alpha: f32, x: *mut f32, n: usize) {
-    let s = V::splat(alpha);
-    let mut i = 0;
-    while i + V::N <= n {
-        V::load(x.add(i)).mul(s).store(x.add(i));
-        i += V::N;
-    }
-    if i < n {
-        V::load_part(x.add(i), n - i).mul(s).store_part(x.add(i), n - i);
-    }
 }
 
 #[inline(always)]

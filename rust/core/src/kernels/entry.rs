@@ -4,11 +4,11 @@ macro_rules! entries {
     ($tier:expr, $features:literal, $lanes:ty, $bytes:ty) => {
         use super::scalar::Projections;
         use super::tier::{Table, Tier};
-        use super::{bytes, dense, exponent, low_rank, nearest, tile};
+        use super::{bytes, dense, exponent, low_rank, matmul, nearest, rows};
 
         #[target_feature(enable = $features)]
         unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
-            dense::dot::<$lanes>(a.as_ptr(), b.as_ptr(), a.len())
+            rows::dot::<$lanes>(a.as_ptr(), b.as_ptr(), a.len())
         }
 
         #[target_feature(enable = $features)]
@@ -18,12 +18,12 @@ macro_rules! entries {
 
         #[target_feature(enable = $features)]
         unsafe fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
-            dense::axpy::<$lanes>(alpha, x.as_ptr(), y.as_mut_ptr(), x.len());
+            rows::axpy::<$lanes>(alpha, x.as_ptr(), y.as_mut_ptr(), x.len());
         }
 
         #[target_feature(enable = $features)]
         unsafe fn scale(alpha: f32, x: &mut [f32]) {
-            dense::scale::<$lanes>(alpha, x.as_mut_ptr(), x.len());
+            rows::scale::<$lanes>(alpha, x.as_mut_ptr(), x.len());
         }
 
         #[target_feature(enable = $features)]
@@ -113,14 +113,18 @@ macro_rules! entries {
 
         #[target_feature(enable = $features)]
         unsafe fn tile(rows: &[f32], d: usize, panel: &[f32], width: usize, out: &mut [f32]) {
-            tile::products::<$lanes>(
-                rows.as_ptr(),
-                rows.len() / d,
-                d,
-                panel.as_ptr(),
+            matmul::multiply::<$lanes>(matmul::Product {
+                n: rows.len() / d,
                 width,
-                out.as_mut_ptr(),
-            );
+                depth: d,
+                a: rows.as_ptr(),
+                lda: d,
+                b: panel.as_ptr(),
+                ldb: width,
+                c: out.as_mut_ptr(),
+                ldc: width,
+                add: false,
+            });
         }
 
         #[target_feature(enable = $features)]

@@ -1,17 +1,20 @@
-//! Exponential, softmax and log-sum-exp, written once over [`Lanes`].
+//! Exponential, softmax and log-sum-exp, written once over [`Simd`].
 #![allow(
     unsafe_op_in_unsafe_fn,
-    reason = "one contract for the module, stated in `lanes`"
+    reason = "one contract for the module, stated in `simd`"
 )]
 
-use super::lanes::Lanes;
+use super::real::Real;
+use super::rows;
+use super::simd::Simd;
+use num_traits::Float;
 
 /// e^x within 1.1 units in the last place; NaN stays NaN, overflow is ∞, underflow runs through the denormals to 0.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts (Cody & Waite 1980), e^r by its Taylor–Chebyshev polynomial of
 /// degree 6 (coefficients of Cephes `expf`).
 #[inline(always)]
-unsafe fn exp1<V: Lanes>(x: V) -> V {
+pub(super) unsafe fn exp_single<V: Simd<E = f32>>(x: V) -> V {
     // Beyond these the result is 0 or ∞ already, and n stays in the range of `pow2`. The order keeps NaN.
     let x = V::splat(-104.0).max(V::splat(89.0).min(x));
     let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
@@ -25,22 +28,50 @@ unsafe fn exp1<V: Lanes>(x: V) -> V {
     p.pow2(n)
 }
 
+/// [`exp_single`] in double precision, within 2 units in the last place: the Taylor polynomial of degree 13, whose error for
+/// |r| ≤ ln 2 / 2 is below 5e-18; the two parts of ln 2 are those of fdlibm.
 #[inline(always)]
-pub(super) unsafe fn exp<V: Lanes>(x: *mut f32, n: usize) {
+pub(super) unsafe fn exp_double<V: Simd<E = f64>>(x: V) -> V {
+    let x = V::splat(-746.0).max(V::splat(710.0).min(x));
+    let n = x.mul(V::splat(std::f64::consts::LOG2_E)).round();
+    let r = n.fma(V::splat(-6.931_471_803_691_238e-1), x);
+    let r = n.fma(V::splat(-1.908_214_929_270_587_7e-10), r);
+    let mut p = V::splat(1.0 / 6_227_020_800.0);
+    for factorial in [
+        479_001_600.0,
+        39_916_800.0,
+        3_628_800.0,
+        362_880.0,
+        40_320.0,
+        5_040.0,
+        720.0,
+        120.0,
+        24.0,
+        6.0,
+        2.0,
+    ] {
+        p = p.fma(r, V::splat(1.0 / factorial));
+    }
+    let p = p.fma(r.mul(r), r).add(V::splat(1.0));
+    p.pow2(n)
+}
+
+#[inline(always)]
+pub(super) unsafe fn exp<V: Simd>(x: *mut V::E, n: usize) {
     let mut i = 0;
     while i + V::N <= n {
-        exp1(V::load(x.add(i))).store(x.add(i));
+        V::load(x.add(i)).exp().store(x.add(i));
         i += V::N;
     }
     if i < n {
-        exp1(V::load_part(x.add(i), n - i)).store_part(x.add(i), n - i);
+        V::load_part(x.add(i), n - i).exp().store_part(x.add(i), n - i);
     }
 }
 
 /// Largest element; −∞ for none. NaN is passed over where a number follows it in its lane.
 #[inline(always)]
-pub(super) unsafe fn largest<V: Lanes>(x: *const f32, n: usize) -> f32 {
-    let mut m = [V::splat(f32::NEG_INFINITY); 4];
+pub(super) unsafe fn largest<V: Simd>(x: *const V::E, n: usize) -> V::E {
+    let mut m = [V::splat(V::E::NEG_INFINITY); 4];
     let mut i = 0;
     while i + 4 * V::N <= n {
         for (j, m) in m.iter_mut().enumerate() {
@@ -60,16 +91,21 @@ pub(super) unsafe fn largest<V: Lanes>(x: *const f32, n: usize) -> f32 {
     top
 }
 
-/// x ← e^{(x − shift)·factor}; returns the sum.
+/// x ← e^{(x − shift)·factor} where `STORE`; returns the sum.
 #[inline(always)]
-unsafe fn shifted_exp<V: Lanes, const STORE: bool>(x: *mut f32, n: usize, shift: f32, factor: f32) -> f32 {
+pub(super) unsafe fn shifted_exp<V: Simd, const STORE: bool>(
+    x: *mut V::E,
+    n: usize,
+    shift: V::E,
+    factor: V::E,
+) -> V::E {
     let (shift, factor) = (V::splat(shift), V::splat(factor));
-    let mut sum = [V::splat(0.0); 2];
+    let mut sum = [V::splat(V::E::ZERO); 2];
     let mut i = 0;
     while i + 2 * V::N <= n {
         for (j, s) in sum.iter_mut().enumerate() {
             let p = x.add(i + j * V::N);
-            let e = exp1(V::load(p).sub(shift).mul(factor));
+            let e = V::load(p).sub(shift).mul(factor).exp();
             *s = s.add(e);
             if STORE {
                 e.store(p);
@@ -78,7 +114,7 @@ unsafe fn shifted_exp<V: Lanes, const STORE: bool>(x: *mut f32, n: usize, shift:
         i += 2 * V::N;
     }
     if i + V::N <= n {
-        let e = exp1(V::load(x.add(i)).sub(shift).mul(factor));
+        let e = V::load(x.add(i)).sub(shift).mul(factor).exp();
         sum[0] = sum[0].add(e);
         if STORE {
             e.store(x.add(i));
@@ -88,11 +124,12 @@ unsafe fn shifted_exp<V: Lanes, const STORE: bool>(x: *mut f32, n: usize, shift:
     let mut total = sum[0].add(sum[1]).sum();
     if i < n {
         // Through memory, so that the lanes beyond the end do not enter the sum.
-        let mut tail = [0.0f32; 16];
+        let mut tail = [V::E::ZERO; 16];
         let m = n - i;
-        exp1(V::load_part(x.add(i), m).sub(shift).mul(factor)).store_part(tail.as_mut_ptr(), m);
+        let e = V::load_part(x.add(i), m).sub(shift).mul(factor).exp();
+        e.store_part(tail.as_mut_ptr(), m);
         for (j, e) in tail.iter().enumerate().take(m) {
-            total += e;
+            total += *e;
             if STORE {
                 *x.add(i + j) = *e;
             }
@@ -102,16 +139,16 @@ unsafe fn shifted_exp<V: Lanes, const STORE: bool>(x: *mut f32, n: usize, shift:
 }
 
 #[inline(always)]
-pub(super) unsafe fn softmax<V: Lanes>(x: *mut f32, n: usize, temperature: f32) {
-    let sum = shifted_exp::<V, true>(x, n, largest::<V>(x, n), 1.0 / temperature);
-    super::dense::scale::<V>(1.0 / sum, x, n);
+pub(super) unsafe fn softmax<V: Simd>(x: *mut V::E, n: usize, temperature: V::E) {
+    let sum = shifted_exp::<V, true>(x, n, largest::<V>(x, n), V::E::ONE / temperature);
+    rows::scale::<V>(V::E::ONE / sum, x, n);
 }
 
 #[inline(always)]
-pub(super) unsafe fn log_sum_exp<V: Lanes>(x: *const f32, n: usize) -> f32 {
+pub(super) unsafe fn log_sum_exp<V: Simd>(x: *const V::E, n: usize) -> V::E {
     let top = largest::<V>(x, n);
     if top.is_infinite() {
         return top;
     }
-    top + shifted_exp::<V, false>(x.cast_mut(), n, top, 1.0).ln()
+    top + shifted_exp::<V, false>(x.cast_mut(), n, top, V::E::ONE).ln()
 }

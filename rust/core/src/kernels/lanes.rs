@@ -1,55 +1,26 @@
-//! What a vector register must offer so that each algorithm is written once.
+//! What a register of single precision or of bytes must offer beyond [`Simd`], so that each algorithm is written once.
 //!
 //! Contract of every function here and of every generic kernel built on it: the processor has the instructions of the
 //! implementing type, and pointers are valid for the lanes that are touched. All of it is `inline(always)`, so that it
 //! takes on the `target_feature` of the entry point that instantiates it.
 
+use super::simd::Simd;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-/// A register of `f32`.
-pub(super) trait Lanes: Copy {
-    /// Lanes per register.
-    const N: usize;
-    /// Four rows fit in registers at once, four sums each.
-    const WIDE: bool;
-
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn load(p: *const f32) -> Self;
-    /// The first `n < N` lanes; the others are zero.
-    unsafe fn load_part(p: *const f32, n: usize) -> Self;
+/// A register of `f32`, with what only single precision needs.
+pub(super) trait Lanes: Simd<E = f32> {
     /// Hints that `p` will be read; any address is allowed.
     unsafe fn fetch(p: *const f32);
-    unsafe fn store(self, p: *mut f32);
-    /// Stores the first `n < N` lanes only.
-    unsafe fn store_part(self, p: *mut f32, n: usize);
-    unsafe fn add(self, o: Self) -> Self;
-    unsafe fn sub(self, o: Self) -> Self;
-    unsafe fn mul(self, o: Self) -> Self;
-    unsafe fn div(self, o: Self) -> Self;
-    /// Lane by lane the larger; `o` where either is NaN.
-    unsafe fn max(self, o: Self) -> Self;
-    /// Lane by lane the smaller; `o` where either is NaN.
-    unsafe fn min(self, o: Self) -> Self;
     /// Lane by lane `yes` where `self > o`, else `no`.
     unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self;
     unsafe fn abs(self) -> Self;
-    /// Nearest integer, ties to even.
-    unsafe fn round(self) -> Self;
-    /// `self · 2ⁿ` for integers `n` in −150..=129, rounded once.
-    unsafe fn pow2(self, n: Self) -> Self;
     /// Nearest integers as signed bytes (values lie in −128..=127), the first `n <= N` of them stored.
     unsafe fn store_i8(self, p: *mut i8, n: usize);
-    /// `self * a + b`, rounded once.
-    unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// No lane is NaN or infinite.
     unsafe fn finite(self) -> bool;
     /// Bit `i` is set where lane `i` is not below that of `bar`.
     unsafe fn at_least(self, bar: Self) -> u32;
-    /// Sum of the lanes by halving: the same tree as [`Lanes::sums4`].
-    unsafe fn sum(self) -> f32;
-    /// Largest lane.
-    unsafe fn largest(self) -> f32;
-    /// The four sums at once.
+    /// The four sums at once, each by the tree of [`Simd::sum`].
     unsafe fn sums4(v: [Self; 4]) -> [f32; 4];
     /// Splits `2 * N` floats `e0 o0 e1 o1 …` into `(e, o)`.
     unsafe fn deinterleave(lo: Self, hi: Self) -> (Self, Self);

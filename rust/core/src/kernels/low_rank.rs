@@ -5,8 +5,8 @@
 )]
 
 use super::aligned::Aligned;
-use super::dense::{axpy, dot, row_sums};
 use super::lanes::Lanes;
+use super::rows::{axpy, dot, row_sums};
 use super::scalar::Projections;
 
 #[inline(always)]

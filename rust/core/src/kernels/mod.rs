@@ -20,24 +20,27 @@ mod bytes;
 mod dense;
 pub mod descent;
 #[cfg(target_arch = "x86_64")]
-mod entry;
+mod double;
 #[cfg(target_arch = "x86_64")]
+mod entry;
 mod exponent;
 mod hamming;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod low_rank;
+mod matmul;
 pub mod nearest;
 mod panel;
+pub mod real;
+mod rows;
 pub mod scalar;
 mod scan;
 mod select;
+mod simd;
 #[cfg(test)]
 mod tests;
 mod tier;
-#[cfg(target_arch = "x86_64")]
-mod tile;
 
 pub use aligned::Aligned;
 pub use hamming::{Sketch, SketchBlock, count_within, hamming_blocks, within};

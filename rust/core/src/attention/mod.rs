@@ -1,0 +1,12 @@
+//! Attention mechanisms on dense arrays, graphs and DAGs, in `f32` and `f64`.
+//!
+//! Softmax attention of every kind runs through one tile driver, [`tile`]: what differs between mechanisms is only which
+//! keys a query sees and what is added to its logits ([`tile::Rule`]).
+
+pub mod heads;
+pub mod rules;
+#[cfg(test)]
+mod tests;
+pub mod threads;
+pub mod tile;
+pub mod tile_vjp;

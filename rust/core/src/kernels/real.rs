@@ -1,0 +1,267 @@
+//! Kernels in either precision: what attention and the models around it are built from.
+//!
+//! The same generic code runs for `f32` and `f64` on every tier; the portable tier is the same code with registers of one
+//! lane. Results depend on the tier by rounding only.
+
+use super::matmul::Product;
+use super::simd::One;
+use super::tier::{Tier, tier};
+use num_traits::{Float, NumAssign};
+use std::fmt::{Debug, Display};
+use std::iter::Sum;
+
+/// `f32` or `f64`.
+pub trait Real:
+    Float + NumAssign + Sum + Default + Debug + Display + Send + Sync + 'static + Into<f64> + private::Sealed
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// −∞.
+    const NEG_INFINITY: Self;
+    /// Rounds to this precision.
+    fn of(x: f64) -> Self;
+    #[doc(hidden)]
+    fn kernels() -> &'static RealTable<Self>;
+}
+
+mod private {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+/// The kernels of one precision on one tier. Callers have checked lengths.
+#[doc(hidden)]
+#[allow(missing_debug_implementations, reason = "a table of functions")]
+pub struct RealTable<T> {
+    pub(super) multiply: unsafe fn(Product<T>),
+    pub(super) largest: unsafe fn(&[T]) -> T,
+    pub(super) shifted_exp: unsafe fn(&mut [T], T) -> T,
+    pub(super) exp: unsafe fn(&mut [T]),
+    pub(super) dot: unsafe fn(&[T], &[T]) -> T,
+    pub(super) axpy: unsafe fn(T, &[T], &mut [T]),
+    pub(super) scale: unsafe fn(T, &mut [T]),
+    /// Rows of one matrix times one vector.
+    pub(super) project: unsafe fn(&[T], &[T], &mut [T]),
+}
+
+macro_rules! table {
+    ($name:ident, $t:ty, $lanes:ty, $($features:literal)?) => {
+        mod $name {
+            use super::super::{exponent, matmul, rows};
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply(p: Product<$t>) {
+                // SAFETY: the caller's contract, on this tier's processor.
+                unsafe { matmul::multiply::<$lanes>(p) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn largest(x: &[$t]) -> $t {
+                // SAFETY: the slice's own length.
+                unsafe { exponent::largest::<$lanes>(x.as_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn shifted_exp(x: &mut [$t], shift: $t) -> $t {
+                // SAFETY: the slice's own length.
+                unsafe { exponent::shifted_exp::<$lanes, true>(x.as_mut_ptr(), x.len(), shift, 1.0) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn exp(x: &mut [$t]) {
+                // SAFETY: the slice's own length.
+                unsafe { exponent::exp::<$lanes>(x.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn dot(a: &[$t], b: &[$t]) -> $t {
+                // SAFETY: the caller has compared the lengths.
+                unsafe { rows::dot::<$lanes>(a.as_ptr(), b.as_ptr(), a.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn axpy(alpha: $t, x: &[$t], y: &mut [$t]) {
+                // SAFETY: the caller has compared the lengths.
+                unsafe { rows::axpy::<$lanes>(alpha, x.as_ptr(), y.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn scale(alpha: $t, x: &mut [$t]) {
+                // SAFETY: the slice's own length.
+                unsafe { rows::scale::<$lanes>(alpha, x.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn project(matrix: &[$t], x: &[$t], out: &mut [$t]) {
+                // SAFETY: the caller has checked that the matrix is (out, x).
+                unsafe { rows::project::<$lanes>(matrix.as_ptr(), x.as_ptr(), x.len(), out) }
+            }
+            pub(super) static TABLE: RealTable<$t> = RealTable {
+                multiply,
+                largest,
+                shifted_exp,
+                exp,
+                dot,
+                axpy,
+                scale,
+                project,
+            };
+        }
+    };
+}
+
+table!(portable_f32, f32, One<f32>,);
+table!(portable_f64, f64, One<f64>,);
+#[cfg(target_arch = "x86_64")]
+table!(avx2_f32, f32, super::super::avx2::F32x8, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+table!(avx2_f64, f64, super::super::double::F64x4, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+table!(
+    avx512_f32,
+    f32,
+    super::super::avx512::F32x16,
+    "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
+);
+#[cfg(target_arch = "x86_64")]
+table!(
+    avx512_f64,
+    f64,
+    super::super::double::F64x8,
+    "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
+);
+
+macro_rules! real {
+    ($t:ty, $portable:ident, $avx2:ident, $avx512:ident) => {
+        impl Real for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const NEG_INFINITY: Self = <$t>::NEG_INFINITY;
+
+            #[inline]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "rounding is what it is for"
+            )]
+            fn of(x: f64) -> Self {
+                x as Self
+            }
+            #[inline]
+            fn kernels() -> &'static RealTable<Self> {
+                match tier() {
+                    #[cfg(target_arch = "x86_64")]
+                    Tier::Avx2 => &$avx2::TABLE,
+                    #[cfg(target_arch = "x86_64")]
+                    Tier::Avx512 => &$avx512::TABLE,
+                    _ => &$portable::TABLE,
+                }
+            }
+        }
+    };
+}
+real!(f32, portable_f32, avx2_f32, avx512_f32);
+real!(f64, portable_f64, avx2_f64, avx512_f64);
+
+/// A row-major matrix inside a slice: `stride` values from one row to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a, T> {
+    data: &'a [T],
+    stride: usize,
+}
+
+impl<'a, T> Mat<'a, T> {
+    /// Rows of `data`, each `stride` after the one before.
+    #[must_use]
+    pub fn new(data: &'a [T], stride: usize) -> Self {
+        Self { data, stride }
+    }
+
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0
+            || columns == 0
+            || (self.stride >= columns && (rows - 1) * self.stride + columns <= self.data.len())
+    }
+}
+
+/// C (n, width) ← A (n, depth) · B (depth, width), plus C itself with `add`; C's rows are `ldc` apart. Panics if a matrix is
+/// too short. Each sum runs over the depth in order.
+#[allow(clippy::too_many_arguments, reason = "three matrices, three sizes")]
+pub fn matmul<T: Real>(
+    n: usize,
+    depth: usize,
+    width: usize,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    c: &mut [T],
+    ldc: usize,
+    add: bool,
+) {
+    let out = Mat::new(&*c, ldc);
+    assert!(
+        a.holds(n, depth) && b.holds(depth, width) && out.holds(n, width),
+        "matmul: expected A (n, depth), B (depth, width), C (n, width)"
+    );
+    // SAFETY: the three matrices hold what is read and written; the table is this processor's.
+    unsafe {
+        (T::kernels().multiply)(Product {
+            n,
+            width,
+            depth,
+            a: a.data.as_ptr(),
+            lda: a.stride,
+            b: b.data.as_ptr(),
+            ldb: b.stride,
+            c: c.as_mut_ptr(),
+            ldc,
+            add,
+        });
+    }
+}
+
+/// Largest value; −∞ for none. NaN is passed over where another number follows.
+#[must_use]
+pub fn largest<T: Real>(x: &[T]) -> T {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().largest)(x) }
+}
+
+/// x ← e^{x − shift}; returns the sum. e^{−∞} is 0, NaN stays NaN.
+pub fn exp_minus<T: Real>(x: &mut [T], shift: T) -> T {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().shifted_exp)(x, shift) }
+}
+
+/// x ← e^x.
+pub fn exp_in_place<T: Real>(x: &mut [T]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().exp)(x) }
+}
+
+/// Σ aᵢbᵢ in this precision.
+#[must_use]
+pub fn inner<T: Real>(a: &[T], b: &[T]) -> T {
+    assert_eq!(a.len(), b.len(), "inner: lengths differ");
+    // SAFETY: equal lengths; the table is this processor's.
+    unsafe { (T::kernels().dot)(a, b) }
+}
+
+/// y ← y + αx in this precision.
+pub fn add_scaled<T: Real>(alpha: T, x: &[T], y: &mut [T]) {
+    assert_eq!(x.len(), y.len(), "add_scaled: lengths differ");
+    // SAFETY: equal lengths; the table is this processor's.
+    unsafe { (T::kernels().axpy)(alpha, x, y) }
+}
+
+/// x ← αx in this precision.
+pub fn scale_by<T: Real>(alpha: T, x: &mut [T]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().scale)(alpha, x) }
+}
+
+/// out[i] = rowᵢ·x for `matrix` (out, x).
+pub fn project<T: Real>(matrix: &[T], x: &[T], out: &mut [T]) {
+    assert_eq!(
+        matrix.len(),
+        x.len() * out.len(),
+        "project: expected matrix (out, x)"
+    );
+    // SAFETY: the matrix holds a row of x's length per output; the table is this processor's.
+    unsafe { (T::kernels().project)(matrix, x, out) }
+}

@@ -1,0 +1,113 @@
+//! Products and sums of rows in either precision, written once over [`Simd`].
+//!
+//! One order of summation everywhere: four partial sums over strides of `4 N`, whole registers left over go to sums 0, 1, 2,
+//! the last partial register to sum 3.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module, stated in `simd`"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the same index walks several register arrays"
+)]
+
+use super::real::Real;
+use super::simd::Simd;
+
+/// Register sums of `R` rows against `q`.
+#[inline(always)]
+pub(super) unsafe fn row_sums<V: Simd, const R: usize>(
+    rows: [*const V::E; R],
+    q: *const V::E,
+    n: usize,
+) -> [V; R] {
+    let zero = V::splat(V::E::ZERO);
+    let mut acc = [[zero; 4]; R];
+    let mut i = 0;
+    while i + 4 * V::N <= n {
+        for j in 0..4 {
+            let at = i + j * V::N;
+            let x = V::load(q.add(at));
+            for r in 0..R {
+                acc[r][j] = V::load(rows[r].add(at)).fma(x, acc[r][j]);
+            }
+        }
+        i += 4 * V::N;
+    }
+    for j in 0..3 {
+        if i + V::N <= n {
+            let x = V::load(q.add(i));
+            for r in 0..R {
+                acc[r][j] = V::load(rows[r].add(i)).fma(x, acc[r][j]);
+            }
+            i += V::N;
+        }
+    }
+    if i < n {
+        let x = V::load_part(q.add(i), n - i);
+        for r in 0..R {
+            acc[r][3] = V::load_part(rows[r].add(i), n - i).fma(x, acc[r][3]);
+        }
+    }
+    // No closure here: it would not take on the caller's target features.
+    let mut out = [zero; R];
+    for r in 0..R {
+        let a = acc[r];
+        out[r] = a[0].add(a[1]).add(a[2].add(a[3]));
+    }
+    out
+}
+
+#[inline(always)]
+pub(super) unsafe fn dot<V: Simd>(a: *const V::E, b: *const V::E, n: usize) -> V::E {
+    let [s] = row_sums::<V, 1>([a], b, n);
+    s.sum()
+}
+
+#[inline(always)]
+pub(super) unsafe fn axpy<V: Simd>(alpha: V::E, x: *const V::E, y: *mut V::E, n: usize) {
+    let s = V::splat(alpha);
+    let mut i = 0;
+    while i + V::N <= n {
+        s.fma(V::load(x.add(i)), V::load(y.add(i))).store(y.add(i));
+        i += V::N;
+    }
+    if i < n {
+        let m = n - i;
+        s.fma(V::load_part(x.add(i), m), V::load_part(y.add(i), m))
+            .store_part(y.add(i), m);
+    }
+}
+
+/// x ← αx.
+#[inline(always)]
+pub(super) unsafe fn scale<V: Simd>(alpha: V::E, x: *mut V::E, n: usize) {
+    let s = V::splat(alpha);
+    let mut i = 0;
+    while i + V::N <= n {
+        V::load(x.add(i)).mul(s).store(x.add(i));
+        i += V::N;
+    }
+    if i < n {
+        V::load_part(x.add(i), n - i).mul(s).store_part(x.add(i), n - i);
+    }
+}
+
+/// out[i] = rowᵢ·x, the bits of [`dot`].
+#[inline(always)]
+pub(super) unsafe fn project<V: Simd>(rows: *const V::E, x: *const V::E, d: usize, out: &mut [V::E]) {
+    let n = out.len();
+    let row = |i: usize| rows.wrapping_add(i * d);
+    let mut i = 0;
+    while i + 4 <= n {
+        let sums = row_sums::<V, 4>([row(i), row(i + 1), row(i + 2), row(i + 3)], x, d);
+        for r in 0..4 {
+            out[i + r] = sums[r].sum();
+        }
+        i += 4;
+    }
+    while i < n {
+        out[i] = dot::<V>(row(i), x, d);
+        i += 1;
+    }
+}

@@ -1,0 +1,447 @@
+//! Softmax attention under its rules: masks and causal order, windows with global tokens, block layouts.
+
+use super::operands::{Float, Operand, flat, map, run};
+use numpy::PyArrayDyn;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use sona_core::attention::heads::{Heads, StoredGradients, local_global};
+use sona_core::attention::rules::{BlockSparse, Causal, Dense, LocalGlobal, Mask};
+use sona_core::attention::threads;
+use sona_core::attention::tile::{BLOCK_Q, Blocks};
+use std::borrow::Cow;
+
+/// Threads that attention may use.
+#[pyfunction]
+pub(super) fn attention_threads() -> usize {
+    threads::get()
+}
+
+/// Sets the threads that attention may use.
+#[pyfunction]
+pub(super) fn set_attention_threads(n: usize) {
+    threads::set(n);
+}
+
+fn causal(code: u8) -> Causal {
+    match code {
+        0 => Causal::No,
+        1 => Causal::TopLeft,
+        _ => Causal::BottomRight,
+    }
+}
+
+/// A rule with its arrays, owned or borrowed.
+enum RuleData<'a, T: Clone> {
+    Dense {
+        causal: Causal,
+        mask: MaskData<'a, T>,
+        of: Vec<usize>,
+        strides: [usize; 2],
+        len: usize,
+    },
+    Local(LocalGlobal),
+    Blocks {
+        block: usize,
+        layout: Cow<'a, [bool]>,
+        of: Vec<usize>,
+        causal: bool,
+    },
+}
+
+enum MaskData<'a, T: Clone> {
+    None,
+    Bool(Cow<'a, [bool]>),
+    Float(Cow<'a, [T]>),
+}
+
+/// The arrays that a rule borrows from.
+enum RuleArrays<'py, T: numpy::Element> {
+    None,
+    Bool(Operand<'py, bool>),
+    Float(Operand<'py, T>),
+}
+
+impl<'py, T: Float> RuleArrays<'py, T> {
+    fn new(rule: &Bound<'py, PyTuple>) -> PyResult<Self> {
+        if rule.len() < 3 {
+            return Ok(Self::None);
+        }
+        let x = rule.get_item(2)?;
+        if x.cast::<PyArrayDyn<bool>>().is_ok() {
+            return Ok(Self::Bool(Operand::new(&x)?));
+        }
+        if x.cast::<PyArrayDyn<T>>().is_ok() {
+            return Ok(Self::Float(Operand::new(&x)?));
+        }
+        Ok(Self::None)
+    }
+}
+
+/// `("dense", causal)` or `("dense", causal, mask, mask_of, strides)`; `("local", (window, causal), global)`;
+/// `("blocks", (block, causal), layout, layout_of)`.
+fn parse<'a, T: Float>(
+    rule: &Bound<'_, PyTuple>,
+    arrays: &'a RuleArrays<'_, T>,
+    n: usize,
+    copy: bool,
+) -> PyResult<RuleData<'a, T>> {
+    let kind = rule.get_item(0)?;
+    Ok(match kind.extract::<&str>()? {
+        "dense" => {
+            let (of, strides) = if rule.len() > 3 {
+                (
+                    map(Some(&rule.get_item(3)?), 0)?,
+                    rule.get_item(4)?.extract::<[usize; 2]>()?,
+                )
+            } else {
+                (Vec::new(), [0, 0])
+            };
+            let (mask, len) = match arrays {
+                RuleArrays::None => (MaskData::None, 0),
+                RuleArrays::Bool(a) => (MaskData::Bool(a.take(copy)?), a.axis(0) * a.axis(1)),
+                RuleArrays::Float(a) => (MaskData::Float(a.take(copy)?), a.axis(0) * a.axis(1)),
+            };
+            RuleData::Dense {
+                causal: causal(rule.get_item(1)?.extract()?),
+                mask,
+                of,
+                strides,
+                len,
+            }
+        }
+        "local" => {
+            let (window, causal) = rule.get_item(1)?.extract::<(usize, bool)>()?;
+            let global = rule.get_item(2)?.extract::<Vec<usize>>()?;
+            RuleData::Local(LocalGlobal::new(n, window, global, causal))
+        }
+        _ => {
+            let (block, causal) = rule.get_item(1)?.extract::<(usize, bool)>()?;
+            let layout = match arrays {
+                RuleArrays::Bool(a) => a.take(copy)?,
+                _ => Cow::Owned(Vec::new()),
+            };
+            RuleData::Blocks {
+                block,
+                layout,
+                of: map(Some(&rule.get_item(3)?), 0)?,
+                causal,
+            }
+        }
+    })
+}
+
+impl<T: Float> RuleData<'_, T> {
+    fn dense(&self, b: usize, n: usize, m: usize) -> Dense<'_, T> {
+        let Self::Dense {
+            causal,
+            mask,
+            of,
+            strides,
+            len,
+        } = self
+        else {
+            unreachable!("asked for by the dense rule alone")
+        };
+        let at = || of[b] * len..(of[b] + 1) * len;
+        let mask = match mask {
+            MaskData::None => Mask::None,
+            MaskData::Bool(x) => Mask::Bool(&x[at()], *strides),
+            MaskData::Float(x) => Mask::Float(&x[at()], *strides),
+        };
+        Dense {
+            n,
+            m,
+            causal: *causal,
+            mask,
+        }
+    }
+
+    fn mask_of(&self, b: usize) -> (usize, [usize; 2]) {
+        match self {
+            Self::Dense { of, strides, .. } if !of.is_empty() => (of[b], *strides),
+            _ => (0, [0, 0]),
+        }
+    }
+
+    fn blocks(&self, b: usize, n: usize) -> BlockSparse<'_> {
+        let Self::Blocks {
+            block,
+            layout,
+            of,
+            causal,
+        } = self
+        else {
+            unreachable!("asked for by the block rule alone")
+        };
+        let cells = n.div_ceil(*block).pow(2);
+        BlockSparse {
+            n,
+            block: *block,
+            layout: &layout[of[b] * cells..(of[b] + 1) * cells],
+            causal: *causal,
+        }
+    }
+}
+
+/// Operands of a call, borrowed or copied.
+struct Call<'a, T: Clone> {
+    q: Cow<'a, [T]>,
+    k: Cow<'a, [T]>,
+    v: Cow<'a, [T]>,
+    maps: [Vec<usize>; 3],
+    size: [usize; 4],
+    scale: T,
+}
+
+impl<T: Float> Call<'_, T> {
+    fn heads(&self) -> Heads<'_, T> {
+        let [n, m, d, dv] = self.size;
+        Heads {
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            n,
+            m,
+            d,
+            dv,
+            scale: self.scale,
+            q_of: &self.maps[0],
+            k_of: &self.maps[1],
+            v_of: &self.maps[2],
+        }
+    }
+}
+
+/// With fewer queries the copy of keys and values would cost as much as the attention itself: the GIL stays held.
+const COPY_FROM: usize = 16;
+/// Multiply-adds (about 50 µs) below which releasing the GIL is not worth it.
+const DETACH_FROM: usize = 1_500_000;
+
+struct Arrays<'py, T: numpy::Element> {
+    q: Operand<'py, T>,
+    k: Operand<'py, T>,
+    v: Operand<'py, T>,
+}
+
+impl<'py, T: Float> Arrays<'py, T> {
+    fn new(qkv: [&Bound<'py, PyAny>; 3]) -> PyResult<Self> {
+        Ok(Self {
+            q: Operand::new(qkv[0])?,
+            k: Operand::new(qkv[1])?,
+            v: Operand::new(qkv[2])?,
+        })
+    }
+
+    fn size(&self) -> [usize; 4] {
+        [self.q.axis(1), self.k.axis(1), self.q.axis(0), self.v.axis(0)]
+    }
+
+    fn call(&self, maps: Option<&Bound<'_, PyTuple>>, scale: f64, copy: bool) -> PyResult<Call<'_, T>> {
+        let stored = |a: &Operand<'_, T>| a.shape()[..a.shape().len() - 2].iter().product::<usize>();
+        let maps = match maps {
+            None => [
+                map(None, stored(&self.q))?,
+                map(None, stored(&self.k))?,
+                map(None, stored(&self.v))?,
+            ],
+            Some(t) => [
+                map(Some(&t.get_item(0)?), 0)?,
+                map(Some(&t.get_item(1)?), 0)?,
+                map(Some(&t.get_item(2)?), 0)?,
+            ],
+        };
+        Ok(Call {
+            q: self.q.take(copy)?,
+            k: self.k.take(copy)?,
+            v: self.v.take(copy)?,
+            maps,
+            size: self.size(),
+            scale: T::of(scale),
+        })
+    }
+
+    fn detach(&self, maps: Option<&Bound<'_, PyTuple>>) -> bool {
+        let [n, m, d, dv] = self.size();
+        let heads = match maps.and_then(|t| t.get_item(0).ok()) {
+            Some(map) => map.len().unwrap_or(0),
+            None => self.q.shape()[..self.q.shape().len() - 2].iter().product(),
+        };
+        n >= COPY_FROM && heads * n * m * (d + dv) >= DETACH_FROM
+    }
+}
+
+/// Attention of contiguous arrays `(…, n, d)`, `(…, m, d)`, `(…, m, dv)` of one precision. `maps`: for each head the stored array
+/// of q, k and v that it reads; None: in order. Returns flat `out`, and `lse` and `weights` where asked for.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "operands, layout, rule, what to return")]
+pub(super) fn attend<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    maps: Option<&Bound<'py, PyTuple>>,
+    scale: f64,
+    rule: &Bound<'py, PyTuple>,
+    blocks: (usize, usize),
+    want_lse: bool,
+    want_weights: bool,
+) -> PyResult<Bound<'py, PyTuple>> {
+    if q.cast::<PyArrayDyn<f32>>().is_ok() {
+        forward::<f32>(py, [q, k, v], maps, scale, rule, blocks, want_lse, want_weights)
+    } else {
+        forward::<f64>(py, [q, k, v], maps, scale, rule, blocks, want_lse, want_weights)
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the arguments of `attend`")]
+fn forward<'py, T: Float>(
+    py: Python<'py>,
+    qkv: [&Bound<'py, PyAny>; 3],
+    maps: Option<&Bound<'py, PyTuple>>,
+    scale: f64,
+    rule: &Bound<'py, PyTuple>,
+    blocks: (usize, usize),
+    want_lse: bool,
+    want_weights: bool,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let arrays = Arrays::<T>::new(qkv)?;
+    let detach = arrays.detach(maps);
+    let call = arrays.call(maps, scale, detach)?;
+    let rule_arrays = RuleArrays::new(rule)?;
+    let data = parse(rule, &rule_arrays, call.size[0], detach)?;
+    let blocks = Blocks {
+        q: blocks.0,
+        k: blocks.1,
+    };
+    let (out, lse, weights) = run(py, detach, || {
+        let heads = call.heads();
+        let (n, m) = (heads.n, heads.m);
+        let mut out = vec![T::ZERO; heads.len() * n * heads.dv];
+        let mut lse = vec![
+            T::ZERO;
+            if want_lse || want_weights {
+                heads.len() * n
+            } else {
+                0
+            }
+        ];
+        let lse_out = (!lse.is_empty()).then_some(&mut lse[..]);
+        match &data {
+            RuleData::Dense { .. } => {
+                let rule = |b| data.dense(b, n, m);
+                heads.attend(rule, blocks, 2 * blocks.q, heads.cost(), &mut out, lse_out);
+            }
+            RuleData::Local(local) => local_global(&heads, local, blocks, &mut out, lse_out),
+            RuleData::Blocks { block, .. } => {
+                let seen = heads.cost() / 2;
+                heads.attend(|b| data.blocks(b, n), blocks, *block, seen, &mut out, lse_out);
+            }
+        }
+        let mut weights = vec![T::ZERO; if want_weights { heads.len() * n * m } else { 0 }];
+        if want_weights {
+            heads.weights(|b| data.dense(b, n, m), &lse, &mut weights);
+        }
+        (out, lse, weights)
+    });
+    PyTuple::new(
+        py,
+        [
+            flat(py, out),
+            if want_lse {
+                flat(py, lse)
+            } else {
+                py.None().into_bound(py)
+            },
+            if want_weights {
+                flat(py, weights)
+            } else {
+                py.None().into_bound(py)
+            },
+        ],
+    )
+}
+
+/// Gradients `(dq, dk, dv, dmask or None)`, flat, in the shapes of the stored arrays, for ∂L/∂out = `dout`.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "operands, layout, rule, gradient")]
+pub(super) fn attend_vjp<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    maps: Option<&Bound<'py, PyTuple>>,
+    scale: f64,
+    rule: &Bound<'py, PyTuple>,
+    dout: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    if q.cast::<PyArrayDyn<f32>>().is_ok() {
+        backward::<f32>(py, [q, k, v], maps, scale, rule, dout)
+    } else {
+        backward::<f64>(py, [q, k, v], maps, scale, rule, dout)
+    }
+}
+
+fn backward<'py, T: Float>(
+    py: Python<'py>,
+    qkv: [&Bound<'py, PyAny>; 3],
+    maps: Option<&Bound<'py, PyTuple>>,
+    scale: f64,
+    rule: &Bound<'py, PyTuple>,
+    dout: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let arrays = Arrays::<T>::new(qkv)?;
+    let call = arrays.call(maps, scale, true)?;
+    let rule_arrays = RuleArrays::new(rule)?;
+    let data = parse(rule, &rule_arrays, call.size[0], true)?;
+    let dout = Operand::<T>::new(dout)?.take(true)?.into_owned();
+    let grads = py.detach(|| {
+        let heads = call.heads();
+        let (n, m) = (heads.n, heads.m);
+        let mut out = vec![T::ZERO; heads.len() * n * heads.dv];
+        let mut lse = vec![T::ZERO; heads.len() * n];
+        let mut grads = StoredGradients {
+            q: vec![T::ZERO; call.q.len()],
+            k: vec![T::ZERO; call.k.len()],
+            v: vec![T::ZERO; call.v.len()],
+            mask: Vec::new(),
+            mask_len: 0,
+        };
+        if let RuleData::Dense {
+            mask: MaskData::Float(x),
+            len,
+            ..
+        } = &data
+        {
+            grads.mask = vec![T::ZERO; x.len()];
+            grads.mask_len = *len;
+        }
+        let blocks = Blocks::default();
+        let none = |_| (0, [0, 0]);
+        match &data {
+            RuleData::Dense { .. } => {
+                let rule = |b| data.dense(b, n, m);
+                heads.attend(rule, blocks, BLOCK_Q, heads.cost(), &mut out, Some(&mut lse));
+                heads.vjp(rule, |b| data.mask_of(b), BLOCK_Q, &out, &lse, &dout, &mut grads);
+            }
+            RuleData::Local(local) => {
+                local_global(&heads, local, blocks, &mut out, Some(&mut lse));
+                heads.vjp(|_| local.clone(), none, BLOCK_Q, &out, &lse, &dout, &mut grads);
+            }
+            RuleData::Blocks { block, .. } => {
+                let rule = |b| data.blocks(b, n);
+                heads.attend(rule, blocks, *block, heads.cost(), &mut out, Some(&mut lse));
+                heads.vjp(rule, none, *block, &out, &lse, &dout, &mut grads);
+            }
+        }
+        grads
+    });
+    let mask = if grads.mask_len > 0 {
+        flat(py, grads.mask)
+    } else {
+        py.None().into_bound(py)
+    };
+    PyTuple::new(
+        py,
+        [flat(py, grads.q), flat(py, grads.k), flat(py, grads.v), mask],
+    )
+}
