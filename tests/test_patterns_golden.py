@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
 import sona.patterns
+from golden_files import golden
 from sona.patterns import (
     LearnedPattern,
     PatternConfig,
@@ -20,23 +19,8 @@ from sona.patterns import (
     kmeans_plus_plus,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "learning"
 
-
-def golden(kind, file="patterns.npz", module=None):
-    """Decorator: one test per case of the kind, with its arrays, parameters and tolerance."""
-    cases = []
-    with np.load(GOLDEN / file) as z:
-        meta = json.loads(str(z["meta"]))
-        for name, case in meta["cases"].items():
-            if case["kind"] == kind and case["params"].get("module") == module:
-                arrays = {k.split("/", 1)[1]: z[k] for k in z.files if k.startswith(name + "/")}
-                cases.append(pytest.param(arrays, case["params"], case.get("tol", meta["tol"]), id=name))
-    assert cases
-    return pytest.mark.parametrize(("arrays", "params", "tol"), cases)
-
-
-@golden("kmeans")
+@golden("kmeans", "patterns.npz")
 @pytest.mark.parametrize("algorithm", ["auto", "lloyd", "hamerly"])
 def test_golden_kmeans(arrays, params, tol, algorithm):
     weights = arrays["weights"] if params["weighted"] else None
@@ -55,7 +39,7 @@ def test_golden_kmeans(arrays, params, tol, algorithm):
     np.testing.assert_allclose(got.inertia, arrays["inertia"], rtol=tol)
 
 
-@golden("d2_law")
+@golden("d2_law", "patterns.npz")
 def test_golden_seeding_law(arrays, params, tol):
     weights = arrays["weights"] if params["weighted"] else None
     picks = np.array([kmeans_plus_plus(arrays["Y"], 2, weights=weights, seed=s) for s in range(params["trials"])])
@@ -86,7 +70,7 @@ def test_golden_bad_input(arrays, params, tol):
     assert params["error"] in [c.__name__ for c in inspect.getmro(error.type)]
 
 
-@golden("pattern_merge")
+@golden("pattern_merge", "patterns.npz")
 def test_golden_merge(arrays, params, tol):
     a, b, c = (
         LearnedPattern(
@@ -114,13 +98,13 @@ def test_golden_merge(arrays, params, tol):
         np.testing.assert_allclose(got.total_weight, arrays["total_weight"], rtol=tol)
 
 
-@golden("wilson")
+@golden("wilson", "patterns.npz")
 def test_golden_wilson(arrays, params, tol):
     p = LearnedPattern(0, [1.0], params["n"], 1.0, params["k"] / params["n"])
     assert p.quality_lower_bound() == pytest.approx(params["lower"], abs=tol)
 
 
-@golden("qlearning")
+@golden("qlearning", "patterns.npz")
 def test_golden_qlearning(arrays, params, tol):
     q = QLearningPatterns(gamma=params["gamma"], alpha_power=params["alpha_power"])
     for state, action, reward, following in params["transitions"]:
@@ -130,7 +114,7 @@ def test_golden_qlearning(arrays, params, tol):
         assert q.count(state, action) == n
 
 
-@golden("bank")
+@golden("bank", "patterns.npz")
 def test_golden_bank(arrays, params, tol):
     bank = ReasoningBank(PatternConfig(k_clusters=params["k"], embedding_dim=params["dim"]))
     for x, quality in zip(arrays["X"], arrays["quality"], strict=True):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from sona.exceptions import DimensionMismatch, NotFiniteError, ShapeError
-from sona.trajectory import LearningSignal, QueryTrajectory, SignalMetadata, TrajectoryBuilder, TrajectoryStep
+from sona.trajectory import (
+    LearningSignal,
+    QueryTrajectory,
+    SignalMetadata,
+    TrajectoryBuffer,
+    TrajectoryBuilder,
+    TrajectoryStep,
+)
 
 
 def trajectory(**changes):
@@ -113,3 +120,32 @@ def test_builder():
     for call in (lambda: b.build(1.0), lambda: b.add_step([0.0, 1.0], [], 0.0)):
         with pytest.raises(RuntimeError, match="new one"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("error", "changes"),
+    [
+        (ValueError, {"id": 1 << 63}),
+        (ValueError, {"id": -(1 << 63) - 1}),
+        (TypeError, {"id": "7"}),
+        (TypeError, {"id": 7.0}),
+        (ValueError, {"latency_us": -1}),
+        (TypeError, {"latency_us": 2.5}),
+        (TypeError, {"scope": None}),
+        (TypeError, {"source": b"web"}),
+        (TypeError, {"steps": (5,)}),
+    ],
+)
+def test_what_could_not_be_saved_is_refused_when_it_is_made(error, changes):
+    good = {"id": 7, "query_embedding": [1.0, 2.0], "steps": (), "final_quality": 0.5}
+    QueryTrajectory(**good)
+    with pytest.raises(error):
+        QueryTrajectory(**{**good, **changes})
+
+
+def test_integers_of_numpy_are_integers():
+    t = QueryTrajectory(np.int32(3), [1.0], (), 0.5, np.uint16(9))
+    assert (type(t.id), type(t.latency_us)) == (int, int)
+    buffer = TrajectoryBuffer(1)
+    buffer.record(t)
+    assert TrajectoryBuffer.from_bytes(buffer.to_bytes()).drain() == [t]

@@ -5,7 +5,8 @@ mod signal;
 
 use crate::errors::IntoPy;
 use crate::view::{Slot, vector_view};
-use numpy::{PyArray1, PyArrayMethods};
+use numpy::npyffi::{_PyArray_GET_ITEM_DATA, NPY_ARRAY_WRITEABLE};
+use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -30,7 +31,8 @@ fn frozen_vector<'py>(
     let values = vector_view(name, x, &mut slot)?;
     check_finite(name, values).py()?;
     let out = PyArray1::from_slice(py, values);
-    out.try_readwrite()?.make_nonwriteable();
+    // SAFETY: the array was made here and nobody else has it; clearing the flag is what `setflags(write=False)` does.
+    unsafe { (*_PyArray_GET_ITEM_DATA(out.as_array_ptr())).flags &= !NPY_ARRAY_WRITEABLE };
     Ok(out)
 }
 

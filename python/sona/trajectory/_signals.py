@@ -1,280 +1,15 @@
-"""What one request did and how it turned out: records, the bounded buffer, learning signals.
-
-A :class:`TrajectoryBuilder` collects the steps of a request and builds a :class:`QueryTrajectory`; a
-:class:`TrajectoryBuffer` keeps trajectories between the threads that serve and the loop that learns; a
-:class:`LearningSignal` turns an outcome into a direction for an adapter's output.
-"""
+"""Learning signals: outcomes as directions for an adapter's output."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-import time
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from sona import _core
-from sona._core import RewardBaseline, TrajectoryBuffer
-from sona.exceptions import DimensionMismatch, NotFiniteError
-
-__all__ = [
-    "LearningSignal",
-    "QueryTrajectory",
-    "RewardBaseline",
-    "SignalMetadata",
-    "TrajectoryBuffer",
-    "TrajectoryBuilder",
-    "TrajectoryStep",
-]
-
-_Vector = npt.NDArray[np.float32]
-
-
-def _finite(name: str, value: float) -> float:
-    value = float(value)
-    if not np.isfinite(value):
-        raise NotFiniteError(f"{name}: not finite ({value})")
-    return value
-
-
-class _Record:
-    """Equality by value where fields are arrays, and pickling through the constructor (arrays stay read-only)."""
-
-    __slots__ = ()
-
-    def _values(self) -> tuple[Any, ...]:
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        return tuple(getattr(self, f.name) for f in fields if f.init)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        pairs = zip(self._values(), other._values(), strict=True)
-        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *(v for v in self._values() if not isinstance(v, np.ndarray))))
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return type(self), self._values()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrajectoryStep(_Record):
-    """One decision inside a request.
-
-    Parameters
-    ----------
-    activations : (d,) float32
-        Where the request's representation stood; as long as the query. Copied, read-only.
-    attention_weights : (m,) float32
-        How attention was spread; any length. Copied, read-only.
-    reward : float
-        Reward of this step.
-    timestamp : float, default 0.0
-        Seconds.
-
-    Raises
-    ------
-    NotFiniteError, ShapeError
-
-    Examples
-    --------
-    >>> TrajectoryStep([1.0, 0.0], [0.5, 0.5], 0.3).reward
-    0.3
-    """
-
-    activations: _Vector
-    attention_weights: _Vector
-    reward: float
-    timestamp: float = 0.0
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "activations", _core.frozen_vector("activations", self.activations))
-        put(self, "attention_weights", _core.frozen_vector("attention_weights", self.attention_weights))
-        put(self, "reward", _finite("reward", self.reward))
-        put(self, "timestamp", _finite("timestamp", self.timestamp))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class QueryTrajectory(_Record):
-    """The finished record of one request.
-
-    Parameters
-    ----------
-    id : int
-        The caller's number for it.
-    query_embedding : (d,) float32
-        The query. Copied, read-only.
-    steps : tuple of TrajectoryStep
-        Decisions in order.
-    final_quality : float
-        Outcome in [0, 1].
-    latency_us : int, default 0
-        Duration in microseconds.
-    scope : str, default "default"
-        Whose it is.
-    source : str, default ""
-        Who reported the outcome.
-
-    Attributes
-    ----------
-    nbytes : int
-        Bytes of the record and its arrays, for byte budgets.
-
-    Raises
-    ------
-    ValueError
-        ``final_quality`` outside [0, 1].
-    NotFiniteError, ShapeError
-    DimensionMismatch
-        A step's activations are not as long as the query.
-
-    Examples
-    --------
-    >>> step = TrajectoryStep([1.0, 0.0], [], 0.3)
-    >>> QueryTrajectory(7, [0.6, 0.8], (step,), 0.9).final_quality
-    0.9
-    """
-
-    id: int
-    query_embedding: _Vector
-    steps: tuple[TrajectoryStep, ...]
-    final_quality: float
-    latency_us: int = 0
-    scope: str = "default"
-    source: str = ""
-    nbytes: int = field(init=False, repr=False, default=0)
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "query_embedding", _core.frozen_vector("query_embedding", self.query_embedding))
-        put(self, "steps", tuple(self.steps))
-        put(self, "final_quality", _finite("final_quality", self.final_quality))
-        if not 0.0 <= self.final_quality <= 1.0:
-            raise ValueError(f"final_quality: expected a number in [0, 1], got {self.final_quality}")
-        nbytes = sys.getsizeof(self) + self.query_embedding.nbytes
-        for step in self.steps:
-            if len(step.activations) != len(self.query_embedding):
-                raise DimensionMismatch(
-                    f"activations: expected dimension {len(self.query_embedding)}, got {len(step.activations)}"
-                )
-            nbytes += sys.getsizeof(step) + step.activations.nbytes + step.attention_weights.nbytes
-        put(self, "nbytes", nbytes)
-
-
-class TrajectoryBuilder:
-    """Collects the steps of one running request; one builder per request, used by one thread at a time.
-
-    Parameters
-    ----------
-    id : int
-        The caller's number for the request.
-    query_embedding : (d,) float32
-        The query. Copied.
-    scope, source : str
-        As in :class:`QueryTrajectory`.
-
-    Raises
-    ------
-    NotFiniteError, ShapeError
-
-    Examples
-    --------
-    >>> builder = TrajectoryBuilder(1, [0.6, 0.8])
-    >>> builder.add_step([1.0, 0.0], [0.5, 0.5], reward=0.3)
-    >>> trajectory = builder.build(final_quality=0.9)
-    >>> len(trajectory.steps), trajectory.final_quality
-    (1, 0.9)
-    """
-
-    def __init__(self, id: int, query_embedding: npt.ArrayLike, *, scope: str = "default", source: str = "") -> None:
-        self._id = id
-        self._query = _core.frozen_vector("query_embedding", query_embedding)
-        self._scope = scope
-        self._source = source
-        self._steps: list[TrajectoryStep] = []
-        self._start = time.perf_counter()
-        self._spent = False
-
-    def _check(self) -> None:
-        if self._spent:
-            raise RuntimeError("this builder has built its trajectory; make a new one")
-
-    def add_step(self, activations: npt.ArrayLike, attention_weights: npt.ArrayLike, reward: float) -> None:
-        """Append one decision, stamped with the current time.
-
-        Parameters
-        ----------
-        activations : (d,) float32
-            Where the request's representation stood.
-        attention_weights : (m,) float32
-            How attention was spread; any length.
-        reward : float
-            Reward of this step.
-
-        Raises
-        ------
-        DimensionMismatch
-            ``activations`` is not as long as the query.
-        NotFiniteError, ShapeError
-        RuntimeError
-            The builder is spent.
-        """
-        self._check()
-        step = TrajectoryStep(activations, attention_weights, reward, time.time())  # type: ignore[arg-type]
-        if len(step.activations) != len(self._query):
-            raise DimensionMismatch(f"activations: expected dimension {len(self._query)}, got {len(step.activations)}")
-        self._steps.append(step)
-
-    def build(self, final_quality: float) -> QueryTrajectory:
-        """Finish the request; the builder is then spent.
-
-        Parameters
-        ----------
-        final_quality : float
-            Outcome in [0, 1].
-
-        Returns
-        -------
-        QueryTrajectory
-
-        Raises
-        ------
-        ValueError
-            ``final_quality`` outside [0, 1]; the builder stays usable.
-        RuntimeError
-            The builder is spent.
-        """
-        self._check()
-        trajectory = QueryTrajectory(
-            self._id,
-            self._query,
-            tuple(self._steps),
-            final_quality,
-            round(self.elapsed * 1e6),
-            self._scope,
-            self._source,
-        )
-        self._spent = True
-        return trajectory
-
-    @property
-    def step_count(self) -> int:
-        """Steps so far."""
-        return len(self._steps)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the builder was made."""
-        return time.perf_counter() - self._start
-
-    def __repr__(self) -> str:
-        return f"TrajectoryBuilder(id={self._id}, steps={len(self._steps)}, spent={self._spent})"
+from sona.exceptions import DimensionMismatch
+from sona.trajectory._records import QueryTrajectory, Record, Vector, finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +35,7 @@ class SignalMetadata:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LearningSignal(_Record):
+class LearningSignal(Record):
     """A direction for an adapter's output: the one currency of learning.
 
     Parameters
@@ -330,8 +65,8 @@ class LearningSignal(_Record):
     True
     """
 
-    query_embedding: _Vector
-    gradient_estimate: _Vector
+    query_embedding: Vector
+    gradient_estimate: Vector
     quality_score: float
     weight: float = 1.0
     timestamp: float = 0.0
@@ -345,9 +80,9 @@ class LearningSignal(_Record):
             raise DimensionMismatch(
                 f"gradient_estimate: expected dimension {len(self.query_embedding)}, got {len(self.gradient_estimate)}"
             )
-        put(self, "quality_score", min(1.0, max(0.0, _finite("quality_score", self.quality_score))))
-        put(self, "weight", _finite("weight", self.weight))
-        put(self, "timestamp", _finite("timestamp", self.timestamp))
+        put(self, "quality_score", min(1.0, max(0.0, finite("quality_score", self.quality_score))))
+        put(self, "weight", finite("weight", self.weight))
+        put(self, "timestamp", finite("timestamp", self.timestamp))
 
     @classmethod
     def _of(cls, parts: _core._SignalParts, timestamp: float = 0.0) -> LearningSignal:
@@ -375,6 +110,7 @@ class LearningSignal(_Record):
 
         Examples
         --------
+        >>> from sona.trajectory import TrajectoryStep
         >>> step = TrajectoryStep([1.0, 0.0], [], 0.5)
         >>> t = QueryTrajectory(0, [0.0, 0.0], (step,), 0.9)
         >>> LearningSignal.from_trajectory(t).gradient_estimate.round(3).tolist()
