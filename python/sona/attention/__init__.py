@@ -3,25 +3,74 @@
 from __future__ import annotations
 
 from sona import _core
+from sona.attention import layouts
 from sona.attention._errors import CycleError, DTypeError, GateSkipped, GraphError, ParameterError
 from sona.attention._results import AttentionOutput
 from sona.attention._vjp import vjp
+from sona.attention.differential import differential_attention
+from sona.attention.differential_block import DiffAttention
 from sona.attention.dot_product import flash_attention, scaled_dot_product_attention
+from sona.attention.hopfield import HierarchicalHopfield, HopfieldMemory, hopfield_energy, hopfield_retrieve
+from sona.attention.multi_head import MultiHeadAttention
+from sona.attention.oscillators import (
+    OrderParameter,
+    OscillatoryRouter,
+    kuramoto_integrate,
+    kuramoto_rhs,
+    order_parameter,
+)
+from sona.attention.predictive import PredictiveCoder, PredictiveStream, predictive_equilibrium
+from sona.attention.selector import AttentionSelector
+from sona.attention.sparse import block_sparse_attention, local_global_attention
+from sona.attention.temporal import BTSPTrace, TemporalBTSP
+from sona.attention.workspace import (
+    GlobalWorkspace,
+    WorkspaceItems,
+    WorkspaceOutput,
+    global_workspace,
+    workspace_select,
+)
 from sona.exceptions import ShapeError
 
 __all__ = [
     "AttentionOutput",
+    "AttentionSelector",
+    "BTSPTrace",
     "CycleError",
     "DTypeError",
+    "DiffAttention",
     "GateSkipped",
+    "GlobalWorkspace",
     "GraphError",
+    "HierarchicalHopfield",
+    "HopfieldMemory",
+    "MultiHeadAttention",
+    "OrderParameter",
+    "OscillatoryRouter",
     "ParameterError",
+    "PredictiveCoder",
+    "PredictiveStream",
     "ShapeError",
+    "TemporalBTSP",
+    "WorkspaceItems",
+    "WorkspaceOutput",
+    "block_sparse_attention",
+    "differential_attention",
     "flash_attention",
     "get_num_threads",
+    "global_workspace",
+    "hopfield_energy",
+    "hopfield_retrieve",
+    "kuramoto_integrate",
+    "kuramoto_rhs",
+    "layouts",
+    "local_global_attention",
+    "order_parameter",
+    "predictive_equilibrium",
     "scaled_dot_product_attention",
     "set_num_threads",
     "vjp",
+    "workspace_select",
 ]
 
 

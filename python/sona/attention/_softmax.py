@@ -15,7 +15,7 @@ from sona.attention._results import AttentionOutput
 from sona.attention._vjp import Gradients, Pullback
 from sona.exceptions import ShapeError
 
-__all__ = ["BLOCKS", "Operands", "causal_code", "forward", "operands", "pullback", "with_mask"]
+__all__ = ["BLOCKS", "Operands", "causal_code", "forward", "operands", "pullback", "scale_of", "with_mask"]
 
 BLOCKS = (64, 256)
 """Queries and keys per tile."""
@@ -69,11 +69,14 @@ def operands(
     if gqa:
         groups = _groups(qkv, names)
     lead, maps = heads(names, qkv, groups)
+    return Operands(q, k, v, lead, maps, scale_of(scale, q.shape[-1]), bias if float_mask else mask)
+
+
+def scale_of(scale: float | None, d: int) -> float:
+    """Factor of the inner products: what was asked for, else d^−½."""
     if scale is None:
-        scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
-    else:
-        scale = check_finite_number("scale", scale)
-    return Operands(q, k, v, lead, maps, scale, bias if float_mask else mask)
+        return 1.0 / math.sqrt(d) if d else 1.0
+    return check_finite_number("scale", scale)
 
 
 def _groups(qkv: Sequence[Array], names: Sequence[str]) -> int:
