@@ -347,7 +347,7 @@ def test_damaged_state_is_refused():
         (np.zeros(D), 0.5, ValueError),
         (np.ones(D), 1.5, ValueError),
         (np.ones(D), -0.1, ValueError),
-        (np.ones(D), float("nan"), ValueError),
+        (np.ones(D), float("nan"), NotFiniteError),
     ],
 )
 def test_bad_cases_change_nothing(embedding, quality, error):
@@ -457,6 +457,9 @@ def test_decay_and_should_prune_of_a_pattern():
     assert p.decay(0.0).total_weight == 0.0
     for factor, days in [(1.1, 1.0), (-0.1, 1.0), (0.5, -1.0), (float("nan"), 1.0)]:
         with pytest.raises(ValueError):
+            p.decay(factor, days=days)
+    for factor, days in [(float("nan"), 1.0), (0.5, float("inf"))]:
+        with pytest.raises(NotFiniteError):
             p.decay(factor, days=days)
     assert p.should_prune(0.5, 4)
     assert not p.should_prune(0.4, 4)

@@ -1,7 +1,7 @@
-"""VectorIndex against numpy, faiss and hnswlib: time, recall, changes, and where a graph begins to pay.
+"""VectorIndex against numpy, faiss, hnswlib and usearch: time, recall, changes, and where a graph begins to pay.
 
-``python benches/python/bench_index.py`` writes ``benches/results/index.md``; ``--crossover`` measures only the sizes at
-which a graph overtakes the scan, ``--quick`` runs a small part. Everything runs on one thread, contenders take turns in
+``python benches/python/bench_index.py`` writes ``benches/results/index.md``; ``--crossover`` measures only cost against
+size, ``--quick`` runs a small part. Everything runs on one thread, contenders take turns in
 one process, and every answer is compared with the exact one. With ``SONA_DATA`` set, sentence vectors of CLINC150 and
 SciFact are measured too.
 """
@@ -24,6 +24,9 @@ from pathlib import Path
 import faiss
 import hnswlib
 import numpy as np
+import usearch
+import usearch.index
+from threadpoolctl import threadpool_info
 
 from machine import machine
 from sona.patterns import VectorIndex
@@ -68,11 +71,16 @@ def recall(found: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), right.tolist(), strict=True)]))
 
 
-def take_turns(contenders: dict[str, Search], queries: np.ndarray, rounds: int, block: int = 25) -> dict[str, np.ndarray]:
+def take_turns(
+    contenders: dict[str, Search],
+    queries: np.ndarray,
+    rounds: int,
+    block: int = 25,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, np.ndarray]:
     """Microseconds of each single call; contenders alternate every ``block`` queries, the order turns every round."""
     times: dict[str, list[int]] = {name: [] for name in contenders}
     names = list(contenders)
-    clock = time.perf_counter_ns
     gc.disable()
     for turn in range(rounds):
         for first in range(0, len(queries), block):
@@ -103,7 +111,7 @@ def built(x: np.ndarray, **kwargs: str) -> VectorIndex:
 
 
 def graph_peers(x: np.ndarray, queries: np.ndarray, right: np.ndarray, wanted: float) -> Iterator[tuple[str, Search]]:
-    """hnswlib and faiss with the same M and efConstruction, at the smallest ef tried that reaches ``wanted`` recall."""
+    """hnswlib, faiss and usearch, same M and efConstruction, at the smallest ef tried that reaches ``wanted`` recall."""
     efs = (10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192)
     h = hnswlib.Index("ip", x.shape[1])
     h.init_index(len(x), M=16, ef_construction=100, random_seed=0)
@@ -122,6 +130,13 @@ def graph_peers(x: np.ndarray, queries: np.ndarray, right: np.ndarray, wanted: f
         if recall(f.search(queries, K)[1], right) >= wanted:
             break
     yield f"faiss HNSW, ef {ef} (recall ≥ {wanted:.3f})", lambda q: f.search(q[None], K)[1][0]
+    u = usearch.index.Index(ndim=x.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=100)
+    u.add(np.arange(len(x)), x, threads=1)
+    for ef in efs:
+        u.expansion_search = ef
+        if recall(u.search(queries, K, threads=1).keys.astype(np.int64), right) >= wanted:
+            break
+    yield f"usearch, ef {ef} (recall ≥ {wanted:.3f})", lambda q: u.search(q, K, threads=1).keys
 
 
 def search_table(name: str, x: np.ndarray, queries: np.ndarray, rounds: int) -> list[str]:
@@ -134,10 +149,17 @@ def search_table(name: str, x: np.ndarray, queries: np.ndarray, rounds: int) -> 
     sq = faiss.IndexScalarQuantizer(x.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
     sq.train(x)
     sq.add(x)
+    held = x.reshape(-1).view(np.int64)
+    quarter = held[: len(held) // 4].copy()
+
+    def usearch_exact(q: np.ndarray) -> np.ndarray:
+        return usearch.index.search(x, q, K, "ip", exact=True, threads=1).keys
+
     contenders: dict[str, Search] = {
         "**sona flat**": lambda q: flat.search(q, K)[0],
         "numpy (BLAS, argpartition)": numpy_search(x),
         "faiss flat": lambda q: scan.search(q[None], K)[1][0],
+        "usearch exact": usearch_exact,
         "**sona flat int8**": lambda q: codes.search(q, K)[0],
         "faiss 8-bit scan (no rescoring)": lambda q: sq.search(q[None], K)[1][0],
         "**sona hnsw**": lambda q: graph.search(q, K)[0],
@@ -145,8 +167,15 @@ def search_table(name: str, x: np.ndarray, queries: np.ndarray, rounds: int) -> 
         **dict(graph_peers(x, queries, right, 0.95)),
         **dict(graph_peers(x, queries, right, round(reached - 0.0005, 3))),
     }
-    times = take_turns(contenders, queries, rounds)
+    floors: dict[str, Search] = {
+        "*one pass over the float32 rows (numpy sum)*": lambda _: held.sum(),
+        "*one pass over the codes*": lambda _: quarter.sum(),
+    }
+    times = take_turns(floors | contenders, queries, rounds)
     lines = [f"## One query, top {K}: {name}", "", "| | p10 µs | median µs | p90 µs | recall@5 |", "|---|---|---|---|---|"]
+    for who in floors:
+        p10, p50, p90 = np.percentile(times[who], [10, 50, 90])
+        lines.append(f"| {who} | {p10:.1f} | {p50:.1f} | {p90:.1f} | |")
     for who, search in contenders.items():
         found = np.stack([search(q) for q in queries])
         p10, p50, p90 = np.percentile(times[who], [10, 50, 90])
@@ -156,7 +185,7 @@ def search_table(name: str, x: np.ndarray, queries: np.ndarray, rounds: int) -> 
 
 def batch_table(rounds: int) -> list[str]:
     lines = [
-        "## 64 queries in one call, exact, per query",
+        "## 64 queries in one call, exact, processor time per query",
         "",
         "| | d | p10 µs | median µs | recall@5 |",
         "|---|---|---|---|---|",
@@ -179,7 +208,7 @@ def batch_table(rounds: int) -> list[str]:
             "numpy (BLAS, argpartition)": by_numpy,
             "faiss flat": lambda q, i=scan: i.search(q, K)[1],
         }
-        times = take_turns(contenders, queries[None], rounds * 10, block=1)
+        times = take_turns(contenders, queries[None], rounds * 10, 1, time.thread_time_ns)
         for who, search in contenders.items():
             p10, p50 = np.percentile(times[who], [10, 50]) / 64
             lines.append(f"| {who} | {d} | {p10:.1f} | {p50:.1f} | {recall(search(queries), right):.4f} |")
@@ -371,15 +400,17 @@ def main() -> None:
         n = 2000 if args.quick else 10_000
         lines += batch_table(rounds) + change_table(n) + shared_table(n) + data_table(2 * n)
     lines += growth_table(runs, rounds)
+    kernel = next(i["architecture"] for i in threadpool_info() if i["internal_api"] == "openblas")
     hnsw_version = getattr(hnswlib, "__version__", "0.8")
     head = [
         "# Vector index: measured",
         "",
         "`python benches/python/bench_index.py`; one thread, contenders take turns in one process, answers compared with",
-        "the exact ones. Times are of single calls from Python. hnswlib and faiss graphs: M 16, efConstruction 100, and the",
-        "smallest ef tried that reaches a recall of .95, then one that reaches the recall of sona's graphs.",
+        "the exact ones. Times are of single calls from Python. Graphs of hnswlib, faiss and usearch: M 16, efConstruction",
+        "100, and the smallest ef tried that reaches a recall of .95, then one that reaches the recall of sona's graphs.",
+        f"numpy's and faiss's OpenBLAS runs its {kernel} kernels here.",
         "",
-        f"{machine(numpy=np.__version__, faiss=faiss.__version__, hnswlib=hnsw_version)}.",
+        f"{machine(numpy=np.__version__, faiss=faiss.__version__, hnswlib=hnsw_version, usearch=usearch.__version__)}.",
         "A shared virtual machine: compare within a table, do not quote the absolutes.",
         "",
     ]

@@ -169,6 +169,19 @@ pub fn check_finite(name: &'static str, x: &[f32]) -> Result<()> {
     }
 }
 
+/// Errors on a number that is NaN or infinite.
+pub fn check_number(name: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    let value = value as f32;
+    Err(Error::NotFinite {
+        name,
+        index: 0,
+        value,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

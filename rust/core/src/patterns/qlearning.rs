@@ -4,7 +4,7 @@
 //! the optimal values when every pair keeps being tried.
 
 use crate::codec::{self, Kind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_number};
 use crate::metrics::Metrics;
 use crate::store::atomic;
 use serde::{Deserialize, Serialize};
@@ -90,13 +90,7 @@ impl QLearning {
             }
         }
         for (name, value) in [("reward", reward), ("now", now)] {
-            if !value.is_finite() {
-                return Err(Error::NotFinite {
-                    name,
-                    index: 0,
-                    value: value as f32,
-                });
-            }
+            check_number(name, value)?;
         }
         let future = next_state
             .and_then(|s| self.states.get(s))

@@ -6,6 +6,7 @@ use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use sona_core::error::check_number;
 use sona_core::patterns::bank::{
     self as core, ActionOutcome, BankConfig, Memo, MemoryItem, Outcome, Pattern, Verdict,
 };
@@ -347,6 +348,7 @@ impl PyBank {
 
     /// Drops bad, unused patterns; returns how many.
     fn prune(&self, py: Python<'_>, min_quality: f64, min_accesses: u64) -> PyResult<usize> {
+        check_number("min_quality", min_quality).py()?;
         self.with(py, |b| Ok(b.prune(min_quality, min_accesses)))
     }
 

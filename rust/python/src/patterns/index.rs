@@ -86,9 +86,11 @@ fn count(name: &'static str, value: i64) -> PyResult<usize> {
 ///     What the search reads. ``"int8"`` keeps one byte per coordinate *beside* the float32 rows: a quarter more memory,
 ///     a quarter of the bytes to read; the best candidates are rescored in float32.
 /// kind : {"auto", "flat", "hnsw"}, default "auto"
-///     ``"flat"`` reads every row and is exact (float32). ``"hnsw"`` walks a graph: about logarithmic, approximate.
-///     ``"auto"`` is flat up to the measured crossover (see the reference page), then builds the graph, four old rows with each
-///     new one, so that no single ``add`` pays for all of them.
+///     ``"flat"`` reads every row and is exact (float32). ``"hnsw"`` walks a graph: about logarithmic, approximate. How wide
+///     it searches is measured on vectors like the stored ones, so that recall stays above .95; where a search that finds
+///     enough costs more than reading every row, it does that. ``"auto"`` is flat up to the measured crossover (see the
+///     reference page), then builds the graph, four old rows with each new one, so that no single ``add`` pays for all of
+///     them; a graph that is not worth searching is dropped.
 /// seed : int, default 0
 ///     Seed of the graph's levels. Same seed and same calls give the same index, bit for bit.
 ///
@@ -320,9 +322,9 @@ impl PyVectorIndex {
     /// CorruptStateError
     ///     The bytes are damaged, foreign or of another version.
     #[staticmethod]
-    #[pyo3(signature = (data))]
-    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let index = detached(py, || VectorIndex::from_bytes(data))?;
+    #[pyo3(signature = (b))]
+    fn from_bytes(py: Python<'_>, b: &[u8]) -> PyResult<Self> {
+        let index = detached(py, || VectorIndex::from_bytes(b))?;
         Ok(Self { index })
     }
 

@@ -21,7 +21,7 @@ pub use memory_item::{MemoryItem, template};
 pub use pattern::{ActionOutcome, Memo, Pattern, Verdict, decay_factor, wilson_lower_bound};
 
 use crate::codec::{self, Kind};
-use crate::error::{Error, Result, check_dim, check_finite};
+use crate::error::{Error, Result, check_dim, check_finite, check_number};
 use crate::kernels::normalize;
 use crate::metrics::Metrics;
 use region::{Case, Region};
@@ -125,6 +125,7 @@ impl Bank {
                 "zeros only",
             ));
         }
+        check_number("quality", outcome.quality)?;
         if !(0.0..=1.0).contains(&outcome.quality) {
             return Err(Error::value("quality", "a number in [0, 1]", outcome.quality));
         }
@@ -326,6 +327,7 @@ impl Bank {
     /// similar first; success and failure stay apart. Returns the number of merges.
     pub fn merge_similar(&mut self, threshold: Option<f64>) -> Result<usize> {
         let threshold = threshold.unwrap_or(self.config.merge_similarity);
+        check_number("threshold", threshold)?;
         if !(-1.0..=1.0).contains(&threshold) {
             return Err(Error::value("threshold", "a cosine in [-1, 1]", threshold));
         }

@@ -1,6 +1,6 @@
 //! A learned pattern: what a cluster of similar requests amounted to, as exact sufficient statistics.
 
-use crate::error::{Error, Result, check_dim};
+use crate::error::{Error, Result, check_dim, check_number};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -200,11 +200,13 @@ pub(super) fn rank_actions(actions: &mut Vec<ActionOutcome>) {
 
 /// `factor` to the power of `days`.
 pub fn decay_factor(factor: f64, days: f64) -> Result<f64> {
+    check_number("factor", factor)?;
+    check_number("days", days)?;
     if !(0.0..=1.0).contains(&factor) {
         return Err(Error::value("factor", "a number in [0, 1]", factor));
     }
-    if !days.is_finite() || days < 0.0 {
-        return Err(Error::value("days", "a finite number >= 0", days));
+    if days < 0.0 {
+        return Err(Error::value("days", "a number >= 0", days));
     }
     Ok(factor.powf(days))
 }
