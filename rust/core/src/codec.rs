@@ -5,7 +5,8 @@
 //! allocated from a length that was not checked against the bytes at hand.
 
 use crate::error::{Error, Result};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
 
 const MAGIC: &[u8; 4] = b"SONA";
 const HEAD: usize = 4 + 4 + 2 + 8;
@@ -85,8 +86,8 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>> {
     Ok(seal(kind, &payload))
 }
 
-/// Reads back what [`encode`] wrote.
-pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T> {
+/// Reads back what [`encode`] wrote; the value may borrow from `bytes`.
+pub fn decode<'a, T: Deserialize<'a>>(kind: Kind, bytes: &'a [u8]) -> Result<T> {
     let payload = open(kind, bytes)?;
     let (value, rest) = postcard::take_from_bytes::<T>(payload)
         .map_err(|e| Error::corrupt(String::from_utf8_lossy(&kind.tag).into_owned(), e))?;
@@ -100,6 +101,38 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T> {
     }
 }
 
+/// Bytes inside a state, written and read in one piece. The layout is that of a `Vec<u8>`, which serde takes byte by byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob<'a>(pub Cow<'a, [u8]>);
+
+impl From<Vec<u8>> for Blob<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Cow::Owned(bytes))
+    }
+}
+
+impl Serialize for Blob<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Borrowed;
+        impl<'de> de::Visitor<'de> for Borrowed {
+            type Value = &'de [u8];
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(bytes)
+            }
+        }
+        d.deserialize_bytes(Borrowed).map(|b| Self(Cow::Borrowed(b)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +140,14 @@ mod tests {
         tag: *b"TEST",
         version: 3,
     };
+
+    #[test]
+    fn blobs_are_laid_out_like_vectors() {
+        let plain = vec![0u8, 7, 255, 128];
+        let bytes = encode(K, &plain).unwrap();
+        assert_eq!(encode(K, &Blob::from(plain.clone())).unwrap(), bytes);
+        assert_eq!(decode::<Blob<'_>>(K, &bytes).unwrap(), Blob::from(plain));
+    }
 
     #[test]
     fn every_bit_flip_and_truncation_is_refused() {

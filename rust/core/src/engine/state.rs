@@ -11,7 +11,7 @@ use super::pending::DecisionRecord;
 use super::scope::Scope;
 use super::stats::Progress;
 use super::{Engine, Scopes};
-use crate::codec::{self, Kind};
+use crate::codec::{self, Blob, Kind};
 use crate::error::{Error, Result, check_finite};
 use crate::item::ItemId;
 use crate::lora::{BaseLora, MicroLora};
@@ -36,36 +36,43 @@ const CONFIG_FILE: &str = "config.sona";
 const KEPT: usize = 2;
 
 #[derive(Serialize, Deserialize)]
-struct ScopeImage {
+struct ScopeImage<'a> {
     name: Arc<str>,
     version: u64,
-    cases: Vec<u8>,
-    gate: Vec<u8>,
+    #[serde(borrow)]
+    cases: Blob<'a>,
+    #[serde(borrow)]
+    gate: Blob<'a>,
     harm: Harm,
     progress: Progress,
     quality: Baseline,
-    micro: Option<Vec<u8>>,
-    base: Option<Vec<u8>>,
-    bank: Option<Vec<u8>>,
+    #[serde(borrow)]
+    micro: Option<Blob<'a>>,
+    #[serde(borrow)]
+    base: Option<Blob<'a>>,
+    #[serde(borrow)]
+    bank: Option<Blob<'a>>,
     banked: u64,
     ledger: Ledger,
     items: Vec<(ItemId, Vec<f32>)>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct EngineImage {
+struct EngineImage<'a> {
     config: EngineConfig,
     lamport: u64,
     next_decision: u64,
     positions: Positions,
-    scopes: Vec<ScopeImage>,
+    #[serde(borrow)]
+    scopes: Vec<ScopeImage<'a>>,
     /// Memory engines only: their journal, its next number, and the decisions that wait for feedback.
-    records: Vec<(u64, Vec<u8>)>,
+    #[serde(borrow)]
+    records: Vec<(u64, Blob<'a>)>,
     next_seq: u64,
     pending: Vec<DecisionEvent>,
 }
 
-fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
+fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage<'static>> {
     let live = scope.live.load();
     // By content address, so that equal states have equal bytes whatever the order in which items came.
     let mut items: Vec<_> = scope.items.read().iter().cloned().collect();
@@ -73,22 +80,37 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage> {
     Ok(ScopeImage {
         name: scope.name.clone(),
         version: live.version,
-        cases: live.cases.to_bytes()?,
-        gate: live.gate.to_bytes()?,
+        cases: live.cases.to_bytes()?.into(),
+        gate: live.gate.to_bytes()?.into(),
         harm: live.harm.clone(),
         progress: live.progress.clone(),
         quality: live.quality,
-        micro: live.micro.as_ref().map(|m| m.to_bytes()).transpose()?,
-        base: live.base.as_ref().map(|b| b.to_bytes()).transpose()?,
-        bank: live.bank.as_ref().map(|b| b.to_bytes()).transpose()?,
+        micro: live
+            .micro
+            .as_ref()
+            .map(|m| m.to_bytes())
+            .transpose()?
+            .map(Blob::from),
+        base: live
+            .base
+            .as_ref()
+            .map(|b| b.to_bytes())
+            .transpose()?
+            .map(Blob::from),
+        bank: live
+            .bank
+            .as_ref()
+            .map(|b| b.to_bytes())
+            .transpose()?
+            .map(Blob::from),
         banked: live.banked,
         ledger: ledger.clone(),
         items: items.iter().map(|i| (i.id.clone(), i.vector.to_vec())).collect(),
     })
 }
 
-fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
-    let cases = CaseMemory::from_bytes(&image.cases)?;
+fn scope_of(image: ScopeImage<'_>, config: &EngineConfig) -> Result<Scope> {
+    let cases = CaseMemory::from_bytes(&image.cases.0)?;
     if cases.dim() != config.dim {
         let reason = format!(
             "cases of dimension {}, the engine has {}",
@@ -99,7 +121,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     }
     let micro = image
         .micro
-        .map(|b| MicroLora::from_bytes(&b))
+        .map(|b| MicroLora::from_bytes(&b.0))
         .transpose()?
         .map(Arc::new);
     if micro.as_ref().is_some_and(|m| m.factors().dim() != config.dim) {
@@ -107,7 +129,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     }
     let base = image
         .base
-        .map(|b| BaseLora::from_bytes(&b))
+        .map(|b| BaseLora::from_bytes(&b.0))
         .transpose()?
         .map(Arc::new);
     if base
@@ -121,7 +143,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     }
     let bank = image
         .bank
-        .map(|b| Bank::from_bytes(&b))
+        .map(|b| Bank::from_bytes(&b.0))
         .transpose()?
         .map(Arc::new);
     if !image.harm.is_valid() {
@@ -134,7 +156,7 @@ fn scope_of(image: ScopeImage, config: &EngineConfig) -> Result<Scope> {
     let learned = Learned {
         version: image.version,
         cases,
-        gate: ItemGate::from_bytes(&image.gate)?,
+        gate: ItemGate::from_bytes(&image.gate.0)?,
         harm: image.harm,
         progress: image.progress,
         quality: image.quality,
@@ -198,7 +220,7 @@ pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
 
 impl Engine {
     /// One consistent picture: no feedback is between journal and state while it is taken.
-    fn image(&self, whole: bool) -> Result<EngineImage> {
+    fn image(&self, whole: bool) -> Result<EngineImage<'static>> {
         let names = self.scope_names();
         let scopes: Vec<Arc<Scope>> = names.iter().filter_map(|n| self.scope(n)).collect();
         let ledgers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
@@ -220,7 +242,8 @@ impl Engine {
             positions: journal.positions(),
             scopes: images,
             records: if whole {
-                journal.memory_records()
+                let records = journal.memory_records().into_iter();
+                records.map(|(seq, bytes)| (seq, bytes.into())).collect()
             } else {
                 Vec::new()
             },
@@ -238,14 +261,19 @@ impl Engine {
 
     /// An engine in memory from what [`Self::to_bytes`] wrote. Bytes are treated as hostile.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let image: EngineImage = codec::decode(ENGINE_KIND, bytes)?;
+        let mut image: EngineImage<'_> = codec::decode(ENGINE_KIND, bytes)?;
         let corrupt = |e: Error| match e {
             Error::Corrupt { .. } => e,
             other => Error::corrupt("engine state", other),
         };
         let engine = Self::in_memory(image.config.clone()).map_err(corrupt)?;
-        let (records, next_seq, lamport) = (image.records.clone(), image.next_seq, image.lamport);
-        let pending = image.pending.clone();
+        let (next_seq, lamport) = (image.next_seq, image.lamport);
+        let pending = std::mem::take(&mut image.pending);
+        let records = std::mem::take(&mut image.records);
+        let records = records
+            .into_iter()
+            .map(|(seq, b)| (seq, b.0.into_owned()))
+            .collect();
         engine.adopt(image).map_err(corrupt)?;
         engine.journal.lock().restore_memory(records, next_seq, lamport);
         for event in pending {
@@ -264,7 +292,7 @@ impl Engine {
         Ok(engine)
     }
 
-    fn adopt(&self, image: EngineImage) -> Result<()> {
+    fn adopt(&self, image: EngineImage<'_>) -> Result<()> {
         image.config.check_compatible(&self.config)?;
         let mut scopes = Scopes::default();
         for s in image.scopes {
@@ -288,7 +316,7 @@ impl Engine {
             Ok(None) | Err(Error::Corrupt { .. }) => return Ok(Positions::new()),
             Err(e) => return Err(e),
         };
-        let Ok(image) = codec::decode::<EngineImage>(ENGINE_KIND, &bytes) else {
+        let Ok(image) = codec::decode::<EngineImage<'_>>(ENGINE_KIND, &bytes) else {
             // Of another layout: as good as none.
             return Ok(Positions::new());
         };

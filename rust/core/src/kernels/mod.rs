@@ -24,6 +24,7 @@ mod double;
 #[cfg(target_arch = "x86_64")]
 mod entry;
 mod exponent;
+mod hadamard;
 mod hamming;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
@@ -43,6 +44,7 @@ mod tests;
 mod tier;
 
 pub use aligned::Aligned;
+pub use hadamard::hadamard;
 pub use hamming::{Sketch, SketchBlock, count_within, hamming_blocks, within};
 pub use panel::{Panels, gemm_nt, scan_top_k_batch};
 pub use scalar::Projections;

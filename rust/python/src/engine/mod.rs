@@ -15,6 +15,7 @@ use ids::Ids;
 use numpy::{PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use sona_core::engine::{Engine, Feedback, Mode, Outcome, Request, TraceEvent};
 use sona_core::{Error, store};
@@ -74,8 +75,8 @@ impl PyEngine {
         embedder: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         if let Ok(saved) = settings.cast::<PyBytes>() {
-            let owned = saved.as_bytes().to_vec();
-            let engine = detached(py, move || Engine::from_bytes(&owned))?;
+            let saved = PyBackedBytes::from(saved.clone());
+            let engine = detached(py, move || Engine::from_bytes(&saved))?;
             return Ok(Self {
                 engine: Arc::new(engine),
                 embedder,

@@ -1,6 +1,6 @@
 //! 512 signs of a randomly rotated vector: what a first look at a case costs is one cache line.
 
-use crate::kernels::{Sketch, SketchBlock};
+use crate::kernels::{self, Sketch, SketchBlock};
 
 const BITS: usize = 512;
 /// First state of the generator of signs: the golden ratio's fraction.
@@ -26,7 +26,7 @@ pub(super) fn sketch(x: &[f32]) -> Sketch {
                 }
             }
         }
-        hadamard(&mut z);
+        kernels::hadamard(&mut z);
     }
     std::array::from_fn(|w| (0..64).fold(0, |word, b| word | u64::from(z[64 * w + b] > 0.0) << b))
 }
@@ -72,24 +72,9 @@ impl Sketches {
     }
 }
 
-/// Unnormalised Walsh–Hadamard transform in place; the length is a power of two.
-fn hadamard(x: &mut [f32]) {
-    let mut half = 1;
-    while half < x.len() {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels;
     use crate::rng::{normal, stream};
 
     #[test]
