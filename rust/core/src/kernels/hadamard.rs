@@ -28,41 +28,62 @@ fn plain(x: &mut [f32]) {
     }
 }
 
+/// The first three stages stay within the eight lanes of a register, the others add and subtract whole registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn wide(x: &mut [f32]) {
-    let mut half = 1;
-    // The first three stages stay within eight lanes: their pairs are known while compiling.
-    if x.len() >= 8 {
-        for eight in x.as_chunks_mut::<8>().0 {
-            stage::<1>(eight);
-            stage::<2>(eight);
-            stage::<4>(eight);
-        }
-        half = 8;
+    use std::arch::x86_64::*;
+    if x.len() < 8 {
+        return plain(x);
     }
+    // out = other half of the pair ± self
+    let minus = |lanes: [u32; 8]| {
+        _mm256_castsi256_ps(_mm256_set_epi32(
+            lanes[7] as i32,
+            lanes[6] as i32,
+            lanes[5] as i32,
+            lanes[4] as i32,
+            lanes[3] as i32,
+            lanes[2] as i32,
+            lanes[1] as i32,
+            lanes[0] as i32,
+        ))
+    };
+    const M: u32 = 1 << 31;
+    let (m1, m2, m4) = (
+        minus([0, M, 0, M, 0, M, 0, M]),
+        minus([0, 0, M, M, 0, 0, M, M]),
+        minus([0, 0, 0, 0, M, M, M, M]),
+    );
+    for eight in x.as_chunks_mut::<8>().0 {
+        // SAFETY: `eight` is 32 readable bytes; the load needs no alignment.
+        let v = unsafe { _mm256_loadu_ps(eight.as_ptr()) };
+        let v = _mm256_add_ps(_mm256_permute_ps::<0b10_11_00_01>(v), _mm256_xor_ps(v, m1));
+        let v = _mm256_add_ps(_mm256_permute_ps::<0b01_00_11_10>(v), _mm256_xor_ps(v, m2));
+        let v = _mm256_add_ps(_mm256_permute2f128_ps::<1>(v, v), _mm256_xor_ps(v, m4));
+        // SAFETY: `eight` is 32 writable bytes; the store needs no alignment.
+        unsafe { _mm256_storeu_ps(eight.as_mut_ptr(), v) };
+    }
+    let mut half = 8;
     while half < x.len() {
         for pair in x.chunks_exact_mut(2 * half) {
             let (low, high) = pair.split_at_mut(half);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
+            for (a, b) in low
+                .as_chunks_mut::<8>()
+                .0
+                .iter_mut()
+                .zip(high.as_chunks_mut::<8>().0)
+            {
+                // SAFETY: `a` and `b` are 32 readable and writable bytes each.
+                unsafe {
+                    let (l, h) = (_mm256_loadu_ps(a.as_ptr()), _mm256_loadu_ps(b.as_ptr()));
+                    _mm256_storeu_ps(a.as_mut_ptr(), _mm256_add_ps(l, h));
+                    _mm256_storeu_ps(b.as_mut_ptr(), _mm256_sub_ps(l, h));
+                }
             }
         }
         half *= 2;
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn stage<const HALF: usize>(x: &mut [f32; 8]) {
-    let old = *x;
-    *x = std::array::from_fn(|i| {
-        if i & HALF == 0 {
-            old[i] + old[i ^ HALF]
-        } else {
-            old[i ^ HALF] - old[i]
-        }
-    });
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::params::CaseParams;
 use super::running::Running;
 use super::segment::{Case, CaseId, Meta};
 use crate::codec::{self, Kind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_finite};
 use crate::item::ItemId;
 use crate::kernels;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -35,7 +35,10 @@ struct CaseState {
 }
 
 fn write_floats<S: Serializer>(x: &Arc<[f32]>, s: S) -> Result<S::Ok, S::Error> {
-    let bytes: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut bytes = vec![0u8; 4 * x.len()];
+    for (out, v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&**x) {
+        *out = v.to_le_bytes();
+    }
     s.serialize_bytes(&bytes)
 }
 
@@ -102,7 +105,9 @@ impl TryFrom<MemoryState> for CaseMemory {
             if c.id < memory.next_id || c.id >= state.next_id {
                 return bad(format!("case id {} is out of order", c.id));
             }
-            if Some(c.vectors.len()) != state.dim.checked_mul(2) || c.vectors.iter().any(|v| !v.is_finite()) {
+            if Some(c.vectors.len()) != state.dim.checked_mul(2)
+                || check_finite("vectors", &c.vectors).is_err()
+            {
                 return bad(format!(
                     "vectors of case {} are not two finite vectors of length {}",
                     c.id, state.dim
