@@ -4,9 +4,6 @@ use crate::error::{Error, Result, check_dim, check_finite};
 use crate::kernels;
 use serde::{Deserialize, Serialize};
 
-/// Values of a batch that are checked and multiplied at a time.
-const BLOCK: usize = 4096;
-
 /// A `(rank, d)` and B `(d, rank)`, row-major, with their scale.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Factors {
@@ -160,28 +157,25 @@ impl Factors {
         Ok(())
     }
 
-    /// Rows of `x` `(n, d)` through [`Self::forward_into`], bit for bit; stops at the first row that is not finite.
+    /// Rows of `x` `(n, d)` through [`Self::forward_into`], bit for bit; after an error `out` is unspecified.
     #[inline]
     pub fn forward_rows(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
         if x.len() == self.dim {
             return self.forward_into(x, out);
         }
         check_dim("out", x.len(), out.len())?;
-        // Blocks that stay in the first-level cache between the check and the product.
-        let block = (BLOCK / self.dim).max(1) * self.dim;
-        for (i, (x, y)) in x.chunks(block).zip(out.chunks_mut(block)).enumerate() {
-            if self.identity {
-                check_finite("x", x).map_err(|e| shifted(e, i * block))?;
-                y.copy_from_slice(x);
-                continue;
-            }
-            kernels::low_rank_apply_rows(x, self.dim, &self.a, &self.b, self.rank, self.scale, y);
-            // One value of x that is not finite makes Ax, and with it every value of that row of y, not finite.
-            if !y.iter().step_by(self.dim).all(|first| first.is_finite()) {
-                check_finite("x", x).map_err(|e| shifted(e, i * block))?;
-            }
+        if self.identity {
+            check_finite("x", x)?;
+            out.copy_from_slice(x);
+            return Ok(());
         }
-        Ok(())
+        kernels::low_rank_apply_rows(x, self.dim, &self.a, &self.b, self.rank, self.scale, out);
+        // One value of x that is not finite makes Ax, and with it every value of that row of y, not finite.
+        if out.iter().step_by(self.dim).all(|first| first.is_finite()) {
+            Ok(())
+        } else {
+            check_finite("x", x)
+        }
     }
 
     /// Rows of `x` `(n, d)` through [`Self::delta_into`]; stops at the first row that is not finite.
@@ -338,6 +332,12 @@ mod tests {
             prop_assert!(found, "{}", err);
             prop_assert!(y.iter().all(|v| *v == 9.0));
             prop_assert!(f.delta_into(&x, &mut y).is_err());
+            // In a batch the check reads one result per row only.
+            let mut rows = draw(3 * d, 4);
+            rows[2 * d..].copy_from_slice(&x);
+            let err = f.forward_rows(&rows, &mut vec![0.0; 3 * d]).unwrap_err();
+            let found = matches!(err, Error::NotFinite { index, .. } if index == 2 * d + at);
+            prop_assert!(found, "{}", err);
         }
     }
 
