@@ -16,6 +16,11 @@ import sona.attention as attention
 
 FOLDER = Path(__file__).parent / "golden" / "attention"
 
+# Stored numbers that are themselves off by more than their tolerance, with the tolerance that they can carry. Tangent-space
+# attention was stored with the noise of single precision (2.5e-7 relative): tests/test_attention_hyperbolic.py shows that
+# 64-bit mantissas agree with ours to 1e-12 there.
+WIDER = {"hyperbolic-case4": [1e-6, 1e-8]}
+
 
 def cases(name: str) -> list[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
     """(label, arrays, params) of every case of one file."""
@@ -25,6 +30,7 @@ def cases(name: str) -> list[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
     for key in sorted({k.split("/")[0] for k in arrays}, key=lambda c: int(c.removeprefix("case"))):
         params = json.loads(str(arrays[f"{key}/params"]))
         own = {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{key}/") and not k.endswith("/params")}
+        params["tol64"] = WIDER.get(f"{name}-{key}", params["tol64"])
         out.append((f"{name}-{key}-{params['name']}", own, params))
     return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sona import _core
-from sona.attention import layouts
+from sona.attention import layouts, poincare
 from sona.attention._errors import CycleError, DTypeError, GateSkipped, GraphError, ParameterError
 from sona.attention._results import AttentionOutput
 from sona.attention._vjp import vjp
@@ -11,6 +11,8 @@ from sona.attention.differential import differential_attention
 from sona.attention.differential_block import DiffAttention
 from sona.attention.dot_product import flash_attention, scaled_dot_product_attention
 from sona.attention.hopfield import HierarchicalHopfield, HopfieldMemory, hopfield_energy, hopfield_retrieve
+from sona.attention.hyperbolic import hyperbolic_attention, lorentz_attention
+from sona.attention.linear import linear_attention, random_features
 from sona.attention.multi_head import MultiHeadAttention
 from sona.attention.oscillators import (
     OrderParameter,
@@ -61,12 +63,17 @@ __all__ = [
     "global_workspace",
     "hopfield_energy",
     "hopfield_retrieve",
+    "hyperbolic_attention",
     "kuramoto_integrate",
     "kuramoto_rhs",
     "layouts",
+    "linear_attention",
     "local_global_attention",
+    "lorentz_attention",
     "order_parameter",
+    "poincare",
     "predictive_equilibrium",
+    "random_features",
     "scaled_dot_product_attention",
     "set_num_threads",
     "vjp",

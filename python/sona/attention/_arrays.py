@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sona.attention._errors import DTypeError, ParameterError
 from sona.exceptions import ShapeError
 
-__all__ = ["Array", "bits", "check_finite_number", "floats", "heads", "integers", "quote", "view"]
+__all__ = ["Array", "bits", "check_finite_number", "floats", "heads", "integers", "quote", "sum_to", "view"]
 
 Array: TypeAlias = npt.NDArray[Any]
 _FLOAT32 = np.dtype(np.float32)
@@ -97,3 +97,10 @@ def check_finite_number(name: str, x: Any) -> float:
     if not math.isfinite(value):
         raise ParameterError(f"{name}: expected a finite number, got {value}")
     return value
+
+
+def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes along which an argument of this shape was broadcast."""
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    kept = tuple(i for i, size in enumerate(shape) if size == 1 and g.shape[i] != 1)
+    return np.asarray(g.sum(axis=kept, keepdims=True) if kept else g)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array, floats, quote
+from sona.attention._arrays import Array, floats, quote, sum_to
 from sona.attention._softmax import Operands, causal_code, forward, operands, pullback, with_mask
 from sona.attention._vjp import Gradients, Pullback, differentiable
 from sona.exceptions import ShapeError
@@ -118,16 +118,8 @@ def _differential_vjp(
         grads = {"q1": g1["q"], "k1": g1["k"], "q2": g2["q"], "k2": g2["k"], "v": g1["v"] + g2["v"]}
         if "mask" in g1:
             grads["mask"] = g1["mask"] + g2["mask"]
-        per_head = np.atleast_1d(-(d * b).sum(axis=(-2, -1)))
-        shape = weight.shape or (1,)
-        axes = range(-len(shape), 0)
-        grads["lam"] = np.asarray(
-            per_head.sum(
-                axis=(*range(per_head.ndim - len(shape)), *(per_head.ndim + a for a in axes if shape[a] == 1)),
-                keepdims=False,
-            ).reshape(shape),
-            dtype=out.dtype,
-        )
+        per_head = -(d * b).sum(axis=(-2, -1))
+        grads["lam"] = np.atleast_1d(sum_to(per_head, weight.shape))
         return grads
 
     return out, pull

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, floats, quote, view
+from sona.attention._arrays import Array, floats, quote, sum_to, view
 from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._softmax import forward, operands, pullback, with_mask
 from sona.attention._vjp import Gradients, Pullback, differentiable
@@ -160,18 +160,11 @@ class _Pass:
         dslots, dwritten = np.zeros_like(self.slots), dafter
         if gate is not None:
             dwritten, dslots = gate * dafter, (1 - gate) * dafter
-            dw["gate"] = _sum_to(dafter * (self.written - self.slots), gate.shape)
+            dw["gate"] = sum_to(dafter * (self.written - self.slots), gate.shape)
         g = pullback(self.write, self.write_rule)(dwritten)
         dslots = dslots + back("wq", self.slots, g["q"])
         dx = dx + back("wk", self.x, g["k"]) + back("wv", self.x, g["v"])
-        return {"slots": _sum_to(dslots, slots.shape), "x": _sum_to(dx, x.shape), **dw}
-
-
-def _sum_to(g: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over the axes along which an argument of this shape was broadcast."""
-    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
-    kept = tuple(i for i, size in enumerate(shape) if size == 1 and g.shape[i] != 1)
-    return np.asarray(g.sum(axis=kept, keepdims=True) if kept else g)
+        return {"slots": sum_to(dslots, slots.shape), "x": sum_to(dx, x.shape), **dw}
 
 
 def global_workspace(
