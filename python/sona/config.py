@@ -88,6 +88,11 @@ class SonaConfig:
         feedback, times ``gate_nu``, and the loss on the anchors (``set_anchors``). Where one of them is surely (95 %) above the
         budget, less of what was learned acts: ¾, ½, ¼ or none of it, until it fits. ``promote`` and the background cycle also
         refuse what costs more. 1 or more never holds anything back live.
+    decision_ttl_s : float, default 604,800 (7 days)
+        Seconds after a decision in which its feedback is learned from; later feedback is recorded and counted. ``inf``: always.
+    min_users : int, default 1
+        Distinct users that must have chosen an item before its recall counts, so that one account cannot push an item. The
+        kernel adapter learns from each of them all the same. Feedback without a user counts as one user.
     fsync : {"always", "group", "none"}, default "group"
         When the event log is forced to the disk. A killed process loses nothing under any of them; a power cut can lose the
         last 100 ms under "group".
@@ -129,6 +134,8 @@ class SonaConfig:
     source_trust: Mapping[str, float] = field(default_factory=dict)
     learn_candidates: int = 50
     harm_budget: float = 0.02
+    decision_ttl_s: float = 604_800.0
+    min_users: int = 1
     fsync: Literal["always", "group", "none"] = "group"
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from sona._core import Decision
 from sona.background import BackgroundThread, LearningResult, ScopeLearning
 from sona.config import SonaConfig
 from sona.exceptions import ConfigError
+from sona.lines import write_lines
 from sona.report import Explanation, Promotion, Receipt, Report
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from sona.patterns import PatternMatch
 
 __all__ = ["Decision", "SonaEngine", "Trace"]
+
+#: Inputs that an embedder is recognised by when a state is opened again.
+CANARIES = ("the quick brown fox", "How do I reset my password?", "def f(x): return x + 1", "42", "größer, schöner")
 
 _ENGINES: weakref.WeakSet[SonaEngine] = weakref.WeakSet()
 
@@ -80,7 +84,7 @@ class SonaEngine(_core.Engine):
         State directory, created if needed. Every acknowledged feedback survives a killed process. None: memory only.
     embedder : Embedder, optional
         Turns text into vectors, so that ``adapt`` and ``rank`` also take a ``str``. State written under another embedder is
-        refused.
+        refused: by its fingerprint, and by the vectors of five fixed strings, which are embedded at every opening.
 
     Examples
     --------
@@ -114,6 +118,12 @@ class SonaEngine(_core.Engine):
         return self._begin(config, embedder)
 
     def _begin(self, config: SonaConfig, embedder: Embedder | None) -> Self:
+        if embedder is not None:
+            try:
+                self._set_encoder(str(embedder.fingerprint), list(zip(CANARIES, embedder.embed(CANARIES), strict=True)))
+            except BaseException:
+                super().close()
+                raise
         self.config = config
         self.embedder = embedder
         self._background = BackgroundThread(self, config.background_interval_ms / 1000.0)
@@ -176,14 +186,14 @@ class SonaEngine(_core.Engine):
         """
         return Trace(self, x, scope, source, user, now)
 
-    def background_learn(self, *, deadline_s: float | None = None) -> LearningResult:
+    def background_learn(self, *, deadline_s: float | None = None, now: float | None = None) -> LearningResult:
         """Run one background cycle on this thread: patterns from the remembered cases, the slow adapter from their clicks.
 
         The slow adapter is published only with a sure gain on held-out clicks. Serving goes on meanwhile. ``deadline_s`` is
-        looked at between scopes. Cost: about 10 ms per 1,000 cases for the patterns, up to 20 passes over the clicks for
-        the adapter.
+        looked at between scopes; ``now`` is the time that patterns are stamped with (seconds; the clock if omitted). Cost:
+        about 10 ms per 1,000 cases for the patterns, up to 20 passes over the clicks for the adapter.
         """
-        return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(deadline_s)))
+        return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(deadline_s, now)))
 
     def find_patterns(self, x: Any, k: int = 5, *, scope: str = "default") -> list[PatternMatch]:
         """What worked for requests like this: the nearest patterns of the last background cycle, best first.
@@ -242,27 +252,80 @@ class SonaEngine(_core.Engine):
         """Remove all feedback of one source and what was learned from it; decisions stay."""
         return Receipt(**self._purge(source=source))
 
+    def set_encoder(self, name: str, canaries: Mapping[str, Any]) -> None:
+        """Name the encoder that the vectors come from, with a few inputs and the vectors it makes of them.
+
+        The first call notes them in the state; every later one must agree: the same name, and vectors of cosine 0.995 or more
+        for the inputs that are known. An engine with an ``embedder`` does this by itself at every opening.
+
+        Raises
+        ------
+        ConfigError
+            If another encoder made the state. Open it with that one, or begin a new state.
+
+        Examples
+        --------
+        >>> eng = SonaEngine(SonaConfig(hidden_dim=2))
+        >>> eng.set_encoder("mini-v1", {"hello": [1.0, 0.0]})
+        >>> eng.set_encoder("mini-v1", {"hello": [0.0, 1.0]})
+        Traceback (most recent call last):
+        ...
+        sona.exceptions.ConfigError: encoder: ...
+        """
+        self._set_encoder(name, list(canaries.items()))
+
+    def export_peft(self, path: str | os.PathLike[str], *, scope: str = "default", module: str = "query_adapter") -> None:
+        """Write the slow adapter of a scope, else its fast one, as a Hugging Face PEFT directory; see `sona.lora.load_peft`.
+
+        It maps the unit query x to x + (α/r)·B·A·x. What the remembered cases add is not in it.
+
+        Raises
+        ------
+        LearningError
+            If the scope has no adapter yet.
+        """
+        from sona.lora import export_peft
+
+        a, b, alpha = self._adapter(scope)
+        export_peft(os.fspath(path), {module: (a, b)}, alpha=alpha)
+
     def export_dataset(
         self,
         path: str | os.PathLike[str],
         *,
-        queries: Mapping[str, str],
-        items: Mapping[Any, str],
+        queries: Mapping[str, str] | None = None,
+        items: Mapping[Any, str] | None = None,
+        include_users: bool = False,
     ) -> int:
         """Write preference pairs (chosen over shown-and-skipped) as JSON lines; returns the number of rows.
 
-        The engine keeps vectors, not text: ``queries`` maps decision ids to prompts and ``items`` maps item ids to texts;
-        decisions and items that are not in them are left out.
+        Each row: decision, scope, query (the vector), chosen and rejected (ids), weight (the reward), propensity (probability
+        of the chosen item's place; null if it was not shown), source. No users unless ``include_users``.
+
+        The engine keeps vectors, not text. With ``queries`` (decision ids to prompts) and ``items`` (item ids to texts), both
+        or neither, rows hold prompt, chosen, rejected and weight as text instead; what is not in them is left out.
+        O(event log).
         """
         from sona.store import export_preferences
 
-        rows: list[dict[str, Any]] = []
-        for decision, chosen, rejected, weight in self._preferences():
-            if decision in queries and chosen in items and rejected in items:
-                rows.append(
-                    {"prompt": queries[decision], "chosen": items[chosen], "rejected": items[rejected], "weight": weight}
-                )
-        return export_preferences(os.fspath(path), rows)
+        rows = self._preferences()
+        if queries is None and items is None:
+            return write_lines(Path(path), [_plain(row, include_users) for row in rows])
+        if queries is None or items is None:
+            raise ValueError("queries, items: expected both or neither")
+        return export_preferences(
+            os.fspath(path),
+            [
+                {
+                    "prompt": queries[r["decision"]],
+                    "chosen": items[r["chosen"]],
+                    "rejected": items[r["rejected"]],
+                    "weight": r["weight"],
+                }
+                for r in rows
+                if r["decision"] in queries and r["chosen"] in items and r["rejected"] in items
+            ],
+        )
 
     def __enter__(self) -> Self:
         """Use as a context manager: leaving closes the engine."""
@@ -281,6 +344,13 @@ class SonaEngine(_core.Engine):
             f"SonaEngine(hidden_dim={self.config.hidden_dim}, mode={self.mode!r}, scopes={m['scopes']}, "
             f"cases={m['cases']}, version={self.version})"
         )
+
+
+def _plain(row: dict[str, Any], include_users: bool) -> dict[str, Any]:
+    out = {**row, "query": row["query"].tolist()}
+    if not include_users:
+        del out["user"]
+    return out
 
 
 def _checked(config: SonaConfig | None, embedder: Embedder | None) -> SonaConfig:

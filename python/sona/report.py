@@ -148,7 +148,8 @@ class Report:
             )
             lines.append(_harm(s["harm"]))
             for source, c in s["sources"].items():
-                lines.append(f"    source {source or '(none)'!r}: {c['learned']} learned, {c['capped']} over the cap")
+                counts = f"{c['learned']} learned, {c['capped']} over the cap, {c['expired']} too late"
+                lines.append(f"    source {source or '(none)'!r}: {counts}")
         if len(self.scopes) > 20:
             lines.append(f"  … and {len(self.scopes) - 20} more scopes")
         return "\n".join(lines)

@@ -8,8 +8,9 @@ use super::anchors::Anchors;
 use super::config::EngineConfig;
 use super::event::Event;
 use super::items::{IdRef, Item};
-use super::learned::{Learned, Listing};
+use super::learned::Learned;
 use super::ledger::Ledger;
+use super::listing::Listing;
 use super::scope::Scope;
 use super::stats::{Running, dcg};
 use crate::error::Result;
@@ -71,21 +72,23 @@ pub(super) struct CycleInput {
 
 /// What a cycle found, to be published.
 pub(super) struct CycleResult {
-    bank: Bank,
+    bank: Option<Bank>,
     banked: u64,
     base: Option<BaseLora>,
     report: CycleReport,
 }
 
-/// A click to learn from: unit query, unit vector of the item.
+/// A click to learn from: unit query, where the cases move it without those about the item, unit vector of the item.
 struct Pair<'a> {
     case: u64,
     query: &'a [f32],
+    start: Vec<f32>,
     item: &'a ItemId,
     vector: Vec<f32>,
 }
 
 impl CycleInput {
+    /// The caller holds the ledger.
     fn take(scope: &Scope, ledger: &mut Ledger, now: f64) -> Self {
         let learned = scope.live.load_full();
         let table = scope.items.read();
@@ -98,6 +101,24 @@ impl CycleInput {
             }
         }
         drop(table);
+        Self::with_items(learned, items, ledger, now)
+    }
+
+    /// As [`Self::take`] in another process: the very items that the cycle read there, whatever the table holds by now.
+    pub(super) fn retake(scope: &Scope, ledger: &mut Ledger, now: f64, read: &[u64]) -> Self {
+        let table = scope.items.read();
+        let items = read.iter().filter_map(|h| table.by_hash(*h));
+        let items = items.map(|i| (i.id.clone(), i.clone())).collect();
+        drop(table);
+        Self::with_items(scope.live.load_full(), items, ledger, now)
+    }
+
+    fn with_items(
+        learned: Arc<Learned>,
+        items: FxHashMap<ItemId, Arc<Item>>,
+        ledger: &mut Ledger,
+        now: f64,
+    ) -> Self {
         Self {
             learned,
             items,
@@ -107,29 +128,51 @@ impl CycleInput {
         }
     }
 
-    fn pairs(&self) -> Vec<Pair<'_>> {
+    /// Content addresses of the items, ascending.
+    fn read(&self) -> Vec<u64> {
+        let mut out: Vec<u64> = self.items.values().map(|i| i.hash).collect();
+        out.sort_unstable();
+        out
+    }
+
+    fn pairs(&self) -> Result<Vec<Pair<'_>>> {
         let mut out = Vec::new();
         for case in self.learned.cases.iter().filter(|c| c.weight > 0.0) {
             for id in case.items {
                 if let Some(item) = self.items.get(id).filter(|i| i.inv_norm > 0.0) {
                     let vector = item.vector.iter().map(|v| v * item.inv_norm).collect();
+                    let probe = self.learned.cases.probe(case.query)?.without(&[id]);
                     out.push(Pair {
                         case: case.id,
                         query: case.query,
+                        start: if probe.is_empty() {
+                            probe.query()
+                        } else {
+                            probe.adapted()
+                        }
+                        .to_vec(),
                         item: id,
                         vector,
                     });
                 }
             }
         }
-        out
+        Ok(out)
     }
 
     /// The whole cycle: a pure function of the input and the settings.
     pub(super) fn run(&self, scope: &Arc<str>, config: &EngineConfig) -> Result<CycleResult> {
         let started = Instant::now();
-        let bank = self.extract(scope, config)?;
-        let pairs = self.pairs();
+        // A scope in which nothing was there to take in stays as it is: whether a cycle passed by must leave no trace.
+        let nothing = self.learned.cases.is_empty() && self.traces.is_empty() && self.learned.bank.is_none();
+        let bank = if nothing {
+            None
+        } else {
+            Some(self.extract(scope, config)?)
+        };
+        // The adapter learns what the cases do not say: an adapter that repeats them overshoots where both act.
+        let enough = self.items.len() > 1 && config.base_lr > 0.0;
+        let pairs = if enough { self.pairs()? } else { Vec::new() };
         let fold = |case: u64| case % FOLDS;
         let train: Vec<&Pair<'_>> = pairs.iter().filter(|p| fold(p.case) > 1).collect();
         let stop: Vec<&Pair<'_>> = pairs
@@ -145,7 +188,7 @@ impl CycleInput {
         let mut report = CycleReport {
             scope: scope.clone(),
             trajectories: self.learned.cases.len() + self.traces.len(),
-            patterns: bank.patterns().len(),
+            patterns: bank.as_ref().map_or(0, |b| b.patterns().len()),
             trained_on: 0,
             accepted: false,
             reason: format!(
@@ -251,15 +294,16 @@ impl CycleInput {
             for batch in order.chunks(BATCH) {
                 // Two clicks on one item would be each other's negatives: one per item and batch.
                 let mut seen: Vec<&ItemId> = Vec::new();
-                let (mut queries, mut positives) = (Vec::new(), Vec::new());
+                let (mut queries, mut starts, mut positives) = (Vec::new(), Vec::new(), Vec::new());
                 for &i in batch {
                     if !seen.contains(&train[i].item) {
                         seen.push(train[i].item);
                         queries.extend_from_slice(train[i].query);
+                        starts.extend_from_slice(&train[i].start);
                         positives.extend_from_slice(&train[i].vector);
                     }
                 }
-                current.train_step(0, &queries, &positives, &[], TEMPERATURE, None)?;
+                current.train_step_from(0, &queries, &starts, &positives, &[], TEMPERATURE, None)?;
             }
             let rank = held_out_dcg(&current, stop)?;
             if rank > best_rank {
@@ -312,14 +356,8 @@ impl CycleInput {
         }
         let mut gain = Running::default();
         for pair in gate {
-            let probe = self.learned.cases.probe(pair.query)?.without(&[pair.item]);
-            let start: &[f32] = if probe.is_empty() {
-                probe.query()
-            } else {
-                probe.adapted()
-            };
             let score = |base: Option<&BaseLora>| -> Result<f64> {
-                let mut moved = start.to_vec();
+                let mut moved = pair.start.clone();
                 if let Some(base) = base {
                     let mut delta = vec![0.0; config.dim];
                     base.factors(0)?.delta_into(pair.query, &mut delta)?;
@@ -344,7 +382,8 @@ fn held_out_dcg(base: &BaseLora, pairs: &[&Pair<'_>]) -> Result<f64> {
     let mut mean = Running::default();
     let mut out = vec![0.0; pairs.first().map_or(0, |p| p.query.len())];
     for (i, pair) in pairs.iter().enumerate() {
-        base.factors(0)?.forward_into(pair.query, &mut out)?;
+        base.factors(0)?.delta_into(pair.query, &mut out)?;
+        kernels::axpy(1.0, &pair.start, &mut out);
         let scores: Vec<f32> = pairs
             .iter()
             .enumerate()
@@ -365,6 +404,7 @@ impl Engine {
     /// Runs one background cycle in every scope, on the calling thread. Serving goes on meanwhile. The deadline is looked at
     /// between scopes: within one the work is bounded by its input, so that replay, which has no clock, finds the same.
     pub fn background_learn(&self, deadline: Option<Duration>, now: f64) -> Result<Vec<CycleReport>> {
+        self.honour_requests()?;
         let end = deadline.map(|d| Instant::now() + d);
         let mut out = Vec::new();
         for name in self.scope_names() {
@@ -386,11 +426,17 @@ impl Engine {
         let input = {
             let _guard = self.enter()?;
             let mut ledger = scope.ledger.lock();
-            self.written(self.journal.lock().append(Event::CycleStart {
+            let input = CycleInput::take(scope, &mut ledger, now);
+            let noted = self.written(self.journal.lock().append(Event::CycleStart {
                 scope: scope.name.clone(),
                 now,
-            }))?;
-            self.begin_cycle(scope, &mut ledger, now)
+                items: input.read(),
+            }));
+            if let Err(e) = noted {
+                ledger.traces.extend(input.traces);
+                return Err(e);
+            }
+            input
         };
         let result = input.run(&scope.name, &self.config);
         let _guard = self.enter()?;
@@ -414,17 +460,12 @@ impl Engine {
             }
         }
     }
-
-    /// Takes the input of a cycle. The caller holds the scope's ledger; replay comes through here too.
-    pub(super) fn begin_cycle(&self, scope: &Scope, ledger: &mut Ledger, now: f64) -> CycleInput {
-        CycleInput::take(scope, ledger, now)
-    }
 }
 
 /// Publishes what a cycle found: a new snapshot that also holds everything learned meanwhile.
 pub(super) fn publish(scope: &Scope, result: CycleResult, lamport: u64) -> CycleReport {
     let mut next = (*scope.live.load_full()).clone();
-    next.bank = Some(Arc::new(result.bank));
+    next.bank = result.bank.map(Arc::new);
     next.banked = result.banked;
     if let Some(base) = result.base {
         next.base = Some(Arc::new(base));

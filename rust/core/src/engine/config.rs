@@ -126,6 +126,10 @@ pub struct EngineConfig {
     pub learn_candidates: usize,
     /// Greatest loss in DCG, on items without feedback and on the anchors, that what was learned may bring.
     pub harm_budget: f64,
+    /// Seconds after a decision in which its feedback is learned from; later feedback is recorded and counted.
+    pub decision_ttl_s: f64,
+    /// Distinct users that must have chosen an item before its recall counts.
+    pub min_users: usize,
     /// Trajectories below this quality do not enter the bank.
     pub quality_threshold: f32,
     /// Name and version of the embedding model; state of another one is refused.
@@ -162,6 +166,8 @@ impl EngineConfig {
             source_trust: BTreeMap::new(),
             learn_candidates: 50,
             harm_budget: 0.02,
+            decision_ttl_s: 7.0 * 86_400.0,
+            min_users: 1,
             quality_threshold: 0.3,
             fingerprint: String::new(),
         }
@@ -262,6 +268,18 @@ impl EngineConfig {
             self.harm_budget >= 0.0,
             "0 or more",
             self.harm_budget,
+        )?;
+        range(
+            "decision_ttl_s",
+            self.decision_ttl_s > 0.0,
+            "above 0",
+            self.decision_ttl_s,
+        )?;
+        range(
+            "min_users",
+            (1..=1000).contains(&self.min_users),
+            "1 to 1000",
+            self.min_users,
         )?;
         range(
             "quality_threshold",

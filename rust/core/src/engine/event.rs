@@ -1,6 +1,7 @@
 //! What the journal records: enough to rebuild every learned bit by replay.
 
 use super::anchors::Anchors;
+use super::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::item::ItemId;
 use crate::trajectory::TrajectoryStep;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Layout of the payloads below; a reader refuses any other.
-const EVENT_VERSION: u8 = 1;
+const EVENT_VERSION: u8 = 2;
 
 /// Identifier of a decision: the journal writer's number and a counter. Unique within a state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -156,6 +157,8 @@ pub enum Event {
         scope: Arc<str>,
         /// Seconds since the epoch.
         now: f64,
+        /// Content addresses of the items that it read: what is evicted later, or came later, must not change its result.
+        items: Vec<u64>,
     },
     /// What the cycle that started last in this scope found was applied here; replay computes it again.
     CyclePublish {
@@ -176,6 +179,8 @@ pub enum Event {
         /// The set.
         anchors: Arc<Anchors>,
     },
+    /// The encoder that all vectors come from.
+    Encoder(Arc<Encoder>),
 }
 
 /// An event with its place in the history: Lamport's clock (1978) orders writers that share a directory.

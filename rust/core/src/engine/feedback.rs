@@ -3,8 +3,8 @@
 use super::anchors::Anchors;
 use super::event::{DecisionId, Event, FeedbackEvent, TraceEvent};
 use super::items::IdRef;
-use super::learned::Judgement;
 use super::ledger::{Ledger, Verdict};
+use super::listing::Judgement;
 use super::pending::DecisionRecord;
 use super::scope::Scope;
 use super::{Engine, Mode};
@@ -36,7 +36,7 @@ pub struct Feedback<'a> {
 pub enum Outcome {
     /// Durable and learned from.
     Learned,
-    /// Durable, not learned from (observe mode, or over a cap).
+    /// Durable, not learned from (observe mode, over a cap, or too late).
     Recorded,
     /// The same feedback was here before; nothing changed.
     Duplicate,
@@ -48,6 +48,7 @@ impl Engine {
     /// Takes an outcome. When this returns `Learned` or `Recorded`, a killed process keeps it (if durable).
     pub fn feedback(&self, f: &Feedback<'_>) -> Result<Outcome> {
         check_feedback(f)?;
+        self.honour_requests()?;
         let _guard = self.enter()?;
         let mode = self.mode();
         if mode == Mode::Off {
@@ -94,7 +95,8 @@ impl Engine {
                 }
             }
         };
-        let verdict = ledger.admit(&event, &self.config);
+        record.answer();
+        let verdict = ledger.admit(&event, record.now, &self.config);
         if !event.learn || verdict != Verdict::Learn {
             self.counters.recorded_only.fetch_add(1, Ordering::Relaxed);
             return Ok(Outcome::Recorded);
@@ -107,6 +109,7 @@ impl Engine {
     /// Takes a finished trace: any other kind of request, with its steps.
     pub fn trace(&self, mut t: TraceEvent) -> Result<Outcome> {
         check_trace(&t, self.config.dim)?;
+        self.honour_requests()?;
         let _guard = self.enter()?;
         let mode = self.mode();
         if mode == Mode::Off {

@@ -1,10 +1,12 @@
 //! Forgetting for good: users and sources leave the journal, the snapshots and what was learned.
 
 use super::Engine;
-use super::event::{DecisionId, Event};
+use super::event::Event;
 use super::items::Item;
 use super::journal::Positions;
 use super::pending::DecisionRecord;
+use super::requests::Request;
+use super::tombstone::{Target, Tombstone};
 use crate::error::{Error, Result};
 use rustc_hash::FxHashSet;
 use std::sync::{Arc, PoisonError};
@@ -26,57 +28,81 @@ pub struct Removed {
 
 impl Engine {
     /// Removes every trace of a user: decisions made for them or judged by them, the feedback, and what was learned from it.
-    /// The learned state is rebuilt from the remaining events; snapshots that knew the user are deleted. O(journal).
+    /// The learned state is rebuilt from the remaining events; snapshots that knew the user are deleted. Living writers that
+    /// share the directory do the same at their next call. O(journal).
     pub fn forget(&self, user: &str) -> Result<Removed> {
         if user.is_empty() {
             return Err(Error::value("user", "a user's id", "an empty string"));
         }
-        self.remove(
-            |e, bad| match e {
-                Event::Decision(d) => &*d.user == user || bad.contains(&d.id),
-                Event::Feedback(f) => &*f.user == user || bad.contains(&f.decision),
-                Event::Trace(t) => &*t.user == user,
-                Event::Item { .. }
-                | Event::Anchors { .. }
-                | Event::CycleStart { .. }
-                | Event::CyclePublish { .. }
-                | Event::Rollback { .. } => false,
-            },
-            |e| match e {
-                Event::Decision(d) if &*d.user == user => Some(d.id),
-                Event::Feedback(f) if &*f.user == user => Some(f.decision),
-                Event::Decision(_)
-                | Event::Feedback(_)
-                | Event::Trace(_)
-                | Event::Item { .. }
-                | Event::Anchors { .. }
-                | Event::CycleStart { .. }
-                | Event::CyclePublish { .. }
-                | Event::Rollback { .. } => None,
-            },
-            |r| &*r.user == user,
-        )
+        self.remove_and_ask(Target::user(user))
     }
 
     /// Removes all feedback of a source and what was learned from it; decisions stay. O(journal).
     pub fn purge(&self, source: &str) -> Result<Removed> {
-        self.remove(
-            |e, _| match e {
-                Event::Feedback(f) => &*f.source == source,
-                Event::Trace(t) => &*t.source == source,
-                _ => false,
-            },
-            |_| None,
-            |_| false,
-        )
+        self.remove_and_ask(Target::source(source))
     }
 
-    fn remove(
-        &self,
-        gone: impl Fn(&Event, &FxHashSet<DecisionId>) -> bool,
-        marks: impl Fn(&Event) -> Option<DecisionId>,
-        pending_gone: impl Fn(&DecisionRecord) -> bool,
-    ) -> Result<Removed> {
+    fn remove_and_ask(&self, target: Target) -> Result<Removed> {
+        self.honour_requests()?;
+        let (out, tombstone) = self.remove(Tombstone::new(target, u64::MAX))?;
+        if let Some(requests) = self.requests.as_ref().filter(|_| !out.alive.is_empty()) {
+            let _guard = self.enter()?;
+            requests.lock().ask(&tombstone, out.alive.clone())?;
+        }
+        Ok(out)
+    }
+
+    /// Takes out of this writer's log what another writer was asked to forget. Cheap while nobody asks.
+    pub(super) fn honour_requests(&self) -> Result<()> {
+        let Some(requests) = &self.requests else {
+            return Ok(());
+        };
+        let (own, waiting) = {
+            // No lock is held while the process forks.
+            let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let own = self.journal.lock().worker();
+            let mut requests = requests.lock();
+            if self.is_closed() || !requests.changed() {
+                return Ok(());
+            }
+            (own, requests.list()?)
+        };
+        for request in waiting.into_iter().filter(|r| r.waiting.contains(&own)) {
+            self.honour(&request)?;
+        }
+        Ok(())
+    }
+
+    /// At opening: requests that nobody who lives will honour, and those that others have yet to.
+    pub(super) fn honour_for_the_dead(&self, requests: &[Request]) -> Result<()> {
+        requests.iter().try_for_each(|r| self.honour(r))
+    }
+
+    fn honour(&self, request: &Request) -> Result<()> {
+        let (out, _) = self.remove((*request.tombstone).clone())?;
+        let _guard = self.enter()?;
+        let own = self.journal.lock().worker();
+        let writers: Vec<u32> = request
+            .waiting
+            .iter()
+            .copied()
+            .filter(|w| *w == own || !out.alive.contains(w))
+            .collect();
+        match &self.requests {
+            Some(requests) => requests.lock().confirm(request, &writers),
+            None => Ok(()),
+        }
+    }
+
+    /// Writers that have yet to confirm that they forgot, over all requests.
+    pub(super) fn forgets_waiting(&self) -> usize {
+        let requests = self.requests.as_ref().map(|r| r.lock().list());
+        let requests = requests.and_then(Result::ok).unwrap_or_default();
+        requests.iter().map(|r| r.waiting.len()).sum()
+    }
+
+    /// Returns what was done, and the tombstone with the decisions that it took.
+    fn remove(&self, mut tombstone: Tombstone) -> Result<(Removed, Tombstone)> {
         // Nobody else reads or writes meanwhile.
         let _no_cycle = self.between_cycles();
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -96,18 +122,20 @@ impl Engine {
             ..Removed::default()
         };
         let mut journal = self.journal.lock();
-        let mut bad = FxHashSet::default();
+        if tombstone.until() == u64::MAX {
+            tombstone = Tombstone::new(*tombstone.target(), journal.lamport());
+        }
         for s in journal.history(&Positions::new())? {
-            bad.extend(marks(&s?.stamped.event));
+            tombstone.mark(&s?.stamped);
         }
         let mut used: FxHashSet<u64> = FxHashSet::default();
         let mut inhabited: FxHashSet<Arc<str>> = FxHashSet::default();
         for s in journal.history(&Positions::new())? {
-            let event = s?.stamped.event;
-            if gone(&event, &bad) {
+            let s = s?;
+            if tombstone.hides(&s.stamped) {
                 continue;
             }
-            match &event {
+            match &s.stamped.event {
                 Event::Decision(d) => {
                     used.extend(&d.items);
                     inhabited.insert(d.scope.clone());
@@ -126,7 +154,7 @@ impl Engine {
             } => !inhabited.contains(scope),
             _ => false,
         };
-        let stays = |r: &DecisionRecord| !bad.contains(&r.id) && !pending_gone(r);
+        let stays = |r: &DecisionRecord| !tombstone.takes(r.id) && !tombstone.target().is_user(&r.user);
         let durable = journal.is_durable();
         if !durable {
             self.pending
@@ -143,13 +171,16 @@ impl Engine {
         }
         let (events, alive) = journal.rewrite(|s| match &s.stamped.event {
             Event::Item { id, vector, .. } => used.contains(&Item::new(id.clone(), vector).hash),
-            other => !gone(other, &bad) && !empty(other),
+            other => !tombstone.hides(&s.stamped) && !empty(other),
         })?;
+        if !alive.is_empty() {
+            // A living writer's log still holds its part; it must not come back from there.
+            journal.hide(Arc::new(tombstone.clone()));
+        }
         drop(journal);
-        (out.events, out.alive, out.decisions) = (events, alive, bad.len() as u64);
+        (out.events, out.alive, out.decisions) = (events, alive, tombstone.decisions() as u64);
         self.pending.lock().retain(stays);
-        // A living writer's log still holds its part; it must not come back from there.
-        let rebuilt = self.rebuilt(None, |e| gone(e, &bad) || empty(e))?;
+        let rebuilt = self.rebuilt(None, empty)?;
         for scope in rebuilt.scopes.load().values() {
             scope.items.write().retain(|i| used.contains(&i.hash));
             scope.items.write().evict_to(self.config.item_bytes);
@@ -161,6 +192,6 @@ impl Engine {
         journal.follow(&positions)?;
         drop(journal);
         self.snapshot_to_disk()?;
-        Ok(out)
+        Ok((out, tombstone))
     }
 }

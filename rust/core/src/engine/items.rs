@@ -4,7 +4,7 @@ use crate::item::ItemId;
 use crate::kernels;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One item with the vector that came with it. Immutable: a changed vector is another `Item`.
@@ -94,8 +94,10 @@ pub struct ItemTable {
     by_int: FxHashMap<i64, Arc<Item>>,
     by_str: FxHashMap<Arc<str>, Arc<Item>>,
     by_other: FxHashMap<ItemId, Arc<Item>>,
-    by_hash: FxHashMap<u64, Arc<Item>>,
-    order: VecDeque<u64>,
+    by_hash: FxHashMap<u64, (u64, Arc<Item>)>,
+    /// Content address by arrival.
+    order: BTreeMap<u64, u64>,
+    arrivals: u64,
     nbytes: usize,
     evicted: u64,
 }
@@ -116,30 +118,32 @@ impl ItemTable {
     /// The item with this content address, current or former.
     #[must_use]
     pub fn by_hash(&self, hash: u64) -> Option<&Arc<Item>> {
-        self.by_hash.get(&hash)
+        self.by_hash.get(&hash).map(|(_, item)| item)
     }
 
-    /// Makes `item` the current one under its id; returns false if the very same content was known.
+    /// Makes `item` the current one under its id, and the last to be evicted; returns false if the very same content was known.
     pub fn insert(&mut self, item: Arc<Item>) -> bool {
-        let fresh = self.by_hash.insert(item.hash, item.clone()).is_none();
-        if fresh {
-            self.nbytes += item.nbytes();
-            self.order.push_back(item.hash);
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        let before = self.by_hash.insert(item.hash, (arrival, item.clone()));
+        match &before {
+            Some((earlier, _)) => drop(self.order.remove(earlier)),
+            None => self.nbytes += item.nbytes(),
         }
+        self.order.insert(arrival, item.hash);
         match &item.id {
             ItemId::Int(v) => self.by_int.insert(*v, item),
             ItemId::Str(v) => self.by_str.insert(v.clone(), item),
             other => self.by_other.insert(other.clone(), item),
         };
-        fresh
+        before.is_none()
     }
 
     /// Drops the contents that came first until at most `budget` bytes are held.
     pub fn evict_to(&mut self, budget: usize) {
         while self.nbytes > budget {
-            let Some(item) = self.order.pop_front().and_then(|h| self.by_hash.remove(&h)) else {
-                break;
-            };
+            let oldest = self.order.pop_first().and_then(|(_, h)| self.by_hash.remove(&h));
+            let Some((_, item)) = oldest else { break };
             self.nbytes -= item.nbytes();
             self.evicted += 1;
             let current = |known: Option<&Arc<Item>>| known.is_some_and(|k| k.hash == item.hash);
@@ -154,17 +158,17 @@ impl ItemTable {
 
     /// Drops the contents that `keep` refuses.
     pub fn retain(&mut self, keep: impl Fn(&Item) -> bool) {
-        self.by_hash.retain(|_, i| keep(i));
-        self.order.retain(|h| self.by_hash.contains_key(h));
+        self.by_hash.retain(|_, (_, i)| keep(i));
+        self.order.retain(|_, h| self.by_hash.contains_key(h));
         self.by_int.retain(|_, i| keep(i));
         self.by_str.retain(|_, i| keep(i));
         self.by_other.retain(|_, i| keep(i));
-        self.nbytes = self.by_hash.values().map(|i| i.nbytes()).sum();
+        self.nbytes = self.by_hash.values().map(|(_, i)| i.nbytes()).sum();
     }
 
     /// All contents, in the order they came.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.order.iter().filter_map(|h| self.by_hash.get(h))
+        self.order.values().filter_map(|h| self.by_hash(*h))
     }
 
     /// Contents dropped for the budget.

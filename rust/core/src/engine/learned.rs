@@ -1,12 +1,13 @@
 //! What one scope has learned: the immutable snapshot that a decision reads, and the step that makes the next one.
 
 use super::anchors::Anchors;
+use super::choosers::Choosers;
 use super::config::EngineConfig;
 use super::event::TraceEvent;
 use super::harm::{Harm, losses, temper};
-use super::items::Item;
+use super::listing::{Judgement, Listing, Ranking, learning_set};
 use super::pending::DecisionRecord;
-use super::stats::{Progress, dcg};
+use super::stats::{Baseline, Progress, dcg};
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
@@ -29,6 +30,8 @@ pub struct Learned {
     pub gate: ItemGate,
     /// How much of what was learned may act.
     pub harm: Harm,
+    /// Who chose what, where that matters.
+    pub choosers: Choosers,
     /// Test-then-learn figures.
     pub progress: Progress,
     /// Running mean of whole-answer qualities, the baseline of the next one.
@@ -41,83 +44,6 @@ pub struct Learned {
     pub bank: Option<Arc<Bank>>,
     /// Cases with smaller ids are in the bank.
     pub banked: u64,
-}
-
-/// Bias-corrected running mean that a reward is compared with, read before the reward enters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Baseline {
-    sum: f64,
-    weight: f64,
-}
-
-impl Baseline {
-    const BETA: f64 = 0.99;
-
-    /// The mean so far; ½ before the first reward.
-    #[must_use]
-    pub fn read(&self) -> f64 {
-        if self.weight > 0.0 {
-            self.sum / self.weight
-        } else {
-            0.5
-        }
-    }
-
-    fn update(&mut self, reward: f64) {
-        self.sum = Self::BETA * self.sum + (1.0 - Self::BETA) * reward;
-        self.weight = Self::BETA * self.weight + (1.0 - Self::BETA);
-    }
-}
-
-/// Candidates of one request, borrowed from their items.
-pub struct Listing<'a> {
-    ids: Vec<&'a ItemId>,
-    vectors: Vec<&'a [f32]>,
-    inv_norms: Vec<f32>,
-}
-
-impl<'a> Listing<'a> {
-    /// Over the candidates at hand.
-    #[must_use]
-    pub fn new(items: &'a [Arc<Item>]) -> Self {
-        Self {
-            ids: items.iter().map(|i| &i.id).collect(),
-            vectors: items.iter().map(|i| &*i.vector).collect(),
-            inv_norms: items.iter().map(|i| i.inv_norm).collect(),
-        }
-    }
-
-    /// Only the given positions.
-    #[must_use]
-    pub fn subset(&self, positions: &[usize]) -> Self {
-        Self {
-            ids: positions.iter().map(|&i| self.ids[i]).collect(),
-            vectors: positions.iter().map(|&i| self.vectors[i]).collect(),
-            inv_norms: positions.iter().map(|&i| self.inv_norms[i]).collect(),
-        }
-    }
-
-    /// The form that the case memory takes.
-    pub fn candidates(&self) -> Result<Candidates<'_>> {
-        Candidates::with_norms(&self.ids, &self.vectors, self.inv_norms.clone())
-    }
-}
-
-/// What a feedback says about the candidates of its decision.
-#[derive(Debug, Clone, Copy)]
-pub struct Judgement<'a> {
-    /// Position and reward in [−1, 1].
-    pub rewards: &'a [(usize, f32)],
-    /// Quality of the whole answer.
-    pub quality: Option<f32>,
-    /// Weight of the source, 0..=1.
-    pub trust: f32,
-    /// Who says so.
-    pub source: &'a Arc<str>,
-    /// On whose behalf.
-    pub user: &'a Arc<str>,
-    /// Seconds since the epoch.
-    pub now: f64,
 }
 
 impl Learned {
@@ -140,6 +66,7 @@ impl Learned {
             cases: CaseMemory::new(config.dim, params, config.seed)?,
             gate: ItemGate::new(gate, config.seed)?,
             harm: Harm::default(),
+            choosers: Choosers::new(config.min_users),
             progress: Progress::default(),
             quality: Baseline::default(),
             micro: None,
@@ -214,6 +141,8 @@ impl Learned {
         let probe = self.cases.probe(query)?;
         let mut scored = Scored::default();
         self.cases.score(&probe, candidates, base, &mut scored)?;
+        self.choosers
+            .withhold(candidates, self.cases.params().recall_weight, &mut scored);
         let mut learned = Vec::new();
         self.gate.apply(&probe, candidates, &scored, &mut learned);
         self.add_adapters(&probe, candidates, &mut learned)?;
@@ -242,6 +171,8 @@ impl Learned {
         let base = &ranking.scored.base;
         let mut scored = Scored::default();
         self.cases.score(&probe, candidates, Some(base), &mut scored)?;
+        self.choosers
+            .withhold(candidates, self.cases.params().recall_weight, &mut scored);
         let mut learned = Vec::new();
         self.gate
             .apply_as_new(item, &probe, candidates, &scored, &mut learned);
@@ -351,6 +282,7 @@ impl Learned {
                 seen,
             );
             self.watch(&ranking, &all, &positions)?;
+            self.choosers.add(&ids, what.user);
             if what.quality.is_none() {
                 self.gate
                     .observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored)?;
@@ -386,30 +318,10 @@ impl Learned {
     }
 }
 
-/// Scores of one request with their origin.
-#[derive(Debug)]
-pub struct Ranking {
-    /// The neighbour search.
-    pub probe: Probe,
-    /// Base, recall and ungated scores.
-    pub scored: Scored,
-    /// Scores with the gate.
-    pub learned: Vec<f32>,
-}
-
-/// Positions that take part in learning, ascending: those shown, those judged and the best `top` by score.
-fn learning_set(record: &DecisionRecord, scores: &[f32], judged: &[usize], top: usize) -> Vec<usize> {
-    let mut out = kernels::top_k(scores, top);
-    out.extend(record.shown.iter().map(|&p| p as usize));
-    out.extend_from_slice(judged);
-    out.sort_unstable();
-    out.dedup();
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::event::{DecisionEvent, DecisionId};
+    use super::super::items::Item;
     use super::*;
 
     fn record(d: usize, n: usize, seed: u64) -> DecisionRecord {

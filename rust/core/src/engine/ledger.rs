@@ -23,6 +23,8 @@ pub enum Verdict {
     Duplicate,
     /// Its user or source sent too much within the minute.
     Capped,
+    /// It came too long after its decision.
+    Expired,
 }
 
 /// Counters of one source.
@@ -32,6 +34,8 @@ pub struct SourceCount {
     pub learned: u64,
     /// Feedback over the cap.
     pub capped: u64,
+    /// Feedback that came too late.
+    pub expired: u64,
 }
 
 /// Duplicates, caps and counts of one scope. Depends on the events alone, so that replay decides alike.
@@ -76,8 +80,8 @@ impl Ledger {
         self.seen.contains(&fingerprint(e))
     }
 
-    /// Counts a feedback and says what to do with it.
-    pub fn admit(&mut self, e: &FeedbackEvent, config: &EngineConfig) -> Verdict {
+    /// Counts a feedback on a decision of time `decided` and says what to do with it.
+    pub fn admit(&mut self, e: &FeedbackEvent, decided: f64, config: &EngineConfig) -> Verdict {
         let key = fingerprint(e);
         if !self.seen.insert(key) {
             self.duplicates += 1;
@@ -88,6 +92,10 @@ impl Ledger {
             if let Some(old) = self.order.pop_front() {
                 self.seen.remove(&old);
             }
+        }
+        if e.now - decided > config.decision_ttl_s {
+            self.sources.entry(e.source.to_string()).or_default().expired += 1;
+            return Verdict::Expired;
         }
         self.within_caps(&e.user, &e.source, e.now, config)
     }
@@ -166,16 +174,22 @@ mod tests {
     fn repeats_are_recognised_after_a_round_trip() {
         let config = EngineConfig::new(2);
         let mut l = Ledger::default();
-        assert_eq!(l.admit(&feedback(1, "u", "click", 0.0), &config), Verdict::Learn);
+        assert_eq!(
+            l.admit(&feedback(1, "u", "click", 0.0), 0.0, &config),
+            Verdict::Learn
+        );
         let bytes = postcard::to_stdvec(&l).unwrap();
         let mut l: Ledger = postcard::from_bytes(&bytes).unwrap();
         l.restore(2).unwrap();
         assert!(l.is_duplicate(&feedback(1, "u", "click", 99.0)));
         assert_eq!(
-            l.admit(&feedback(1, "u", "click", 99.0), &config),
+            l.admit(&feedback(1, "u", "click", 99.0), 0.0, &config),
             Verdict::Duplicate
         );
-        assert_eq!(l.admit(&feedback(1, "v", "click", 99.0), &config), Verdict::Learn);
+        assert_eq!(
+            l.admit(&feedback(1, "v", "click", 99.0), 0.0, &config),
+            Verdict::Learn
+        );
         assert_eq!(l.duplicates, 1);
     }
 
@@ -187,19 +201,23 @@ mod tests {
         };
         let mut l = Ledger::default();
         let learned = (0..10)
-            .filter(|&i| l.admit(&feedback(i, "u", "click", 1.0), &config) == Verdict::Learn)
+            .filter(|&i| l.admit(&feedback(i, "u", "click", 1.0), 0.0, &config) == Verdict::Learn)
             .count();
         assert_eq!(learned, 3);
-        assert_eq!(l.admit(&feedback(11, "v", "click", 1.0), &config), Verdict::Learn);
         assert_eq!(
-            l.admit(&feedback(12, "u", "click", 61.0), &config),
+            l.admit(&feedback(11, "v", "click", 1.0), 0.0, &config),
+            Verdict::Learn
+        );
+        assert_eq!(
+            l.admit(&feedback(12, "u", "click", 61.0), 0.0, &config),
             Verdict::Learn
         );
         assert_eq!(
             l.sources["click"],
             SourceCount {
                 learned: 5,
-                capped: 7
+                capped: 7,
+                expired: 0,
             }
         );
     }
@@ -212,9 +230,30 @@ mod tests {
         };
         let mut l = Ledger::default();
         let learned = (0..5)
-            .filter(|&i| l.admit(&feedback(i, "", "bot", 1.0), &config) == Verdict::Learn)
+            .filter(|&i| l.admit(&feedback(i, "", "bot", 1.0), 0.0, &config) == Verdict::Learn)
             .count();
         assert_eq!(learned, 2);
-        assert_eq!(l.admit(&feedback(9, "", "click", 1.0), &config), Verdict::Learn);
+        assert_eq!(
+            l.admit(&feedback(9, "", "click", 1.0), 0.0, &config),
+            Verdict::Learn
+        );
+    }
+
+    #[test]
+    fn late_feedback_is_counted_and_not_learned() {
+        let config = EngineConfig {
+            decision_ttl_s: 10.0,
+            ..EngineConfig::new(2)
+        };
+        let mut l = Ledger::default();
+        assert_eq!(
+            l.admit(&feedback(1, "u", "click", 110.0), 100.0, &config),
+            Verdict::Learn
+        );
+        assert_eq!(
+            l.admit(&feedback(2, "u", "click", 110.1), 100.0, &config),
+            Verdict::Expired
+        );
+        assert_eq!((l.sources["click"].learned, l.sources["click"].expired), (1, 1));
     }
 }

@@ -9,9 +9,12 @@
 
 pub mod anchors;
 mod background;
+mod choosers;
 pub mod config;
+pub mod encoder;
 pub mod event;
 mod explore;
+mod export;
 mod feedback;
 mod forget;
 pub mod harm;
@@ -19,19 +22,23 @@ pub mod items;
 pub mod journal;
 pub mod learned;
 pub mod ledger;
+pub mod listing;
 pub mod pending;
 mod promote;
 mod rank;
 mod replay;
+pub mod requests;
 mod rollback;
 mod scope;
 mod state;
 pub mod stats;
+pub mod tombstone;
 mod view;
 
 pub use background::CycleReport;
 pub use config::{EngineConfig, Exploration, Mode};
 pub use event::{DecisionId, TraceEvent};
+pub use export::{AdapterFactors, Preference};
 pub use feedback::{Feedback, Outcome};
 pub use forget::Removed;
 pub use items::IdRef;
@@ -80,6 +87,7 @@ pub struct Engine {
     journal: Mutex<Journal>,
     pending: Mutex<Pending>,
     snapshots: Option<SnapshotStore>,
+    requests: Option<Mutex<requests::Requests>>,
     next_decision: AtomicU64,
     closed: AtomicBool,
     /// Held while a background cycle runs or the engine is pictured: a picture never falls between a cycle's start and end.
@@ -87,6 +95,8 @@ pub struct Engine {
     /// Cycles that replay has seen begin and not yet end, by scope.
     open_cycles: Mutex<FxHashMap<Arc<str>, background::CycleInput>>,
     gate: RwLock<()>,
+    /// Leaf lock, but for the journal.
+    encoder: Mutex<Option<Arc<encoder::Encoder>>>,
     counters: Counters,
 }
 
@@ -112,8 +122,15 @@ impl Engine {
         state::claim_config(root, &config)?;
         let journal = Journal::open(root, fsync)?;
         let snapshots = SnapshotStore::open(root.join("snapshots"))?;
-        let engine = Self::assemble(config, journal, Some(snapshots))?;
+        let mut engine = Self::assemble(config, journal, Some(snapshots))?;
+        let requests = requests::Requests::new(root);
+        let unanswered = requests.list()?;
+        engine.requests = Some(Mutex::new(requests));
+        for r in &unanswered {
+            engine.journal.lock().hide(r.tombstone.clone());
+        }
         engine.restore()?;
+        engine.honour_for_the_dead(&unanswered)?;
         Ok(engine)
     }
 
@@ -125,11 +142,13 @@ impl Engine {
             pending: Mutex::new(Pending::new(config.capacity, PENDING_BYTES)),
             journal: Mutex::new(journal),
             snapshots,
+            requests: None,
             next_decision: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             cycles: std::sync::Mutex::new(()),
             open_cycles: Mutex::new(FxHashMap::default()),
             gate: RwLock::new(()),
+            encoder: Mutex::new(None),
             counters: Counters::default(),
             config,
         })
@@ -228,6 +247,7 @@ impl Engine {
 
     /// Writes a snapshot (if durable), flushes and gives up the files. Calling it again does nothing.
     pub fn close(&self) -> Result<()> {
+        self.honour_requests()?;
         let _no_cycle = self.between_cycles();
         let _guard = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         if self.closed.swap(true, Ordering::AcqRel) {

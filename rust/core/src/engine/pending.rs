@@ -34,6 +34,7 @@ pub struct DecisionRecord {
     pub now: f64,
     /// In a memory journal decisions are written with their first feedback only.
     journaled: AtomicBool,
+    answered: AtomicBool,
 }
 
 impl DecisionRecord {
@@ -53,6 +54,7 @@ impl DecisionRecord {
             user: event.user,
             now: event.now,
             journaled: AtomicBool::new(journaled),
+            answered: AtomicBool::new(false),
         }
     }
 
@@ -77,6 +79,15 @@ impl DecisionRecord {
     /// True exactly once if the journal does not hold the decision yet.
     pub fn claim_journaling(&self) -> bool {
         !self.journaled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes that feedback came.
+    pub fn answer(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
+    fn is_unanswered(&self) -> bool {
+        !self.answered.load(Ordering::Acquire)
     }
 
     /// Takes back [`Self::claim_journaling`] after a failed write.
@@ -105,7 +116,9 @@ pub struct Pending {
     nbytes: usize,
     capacity: usize,
     max_bytes: usize,
-    expired: u64,
+    evicted: u64,
+    censored: u64,
+    latest: f64,
 }
 
 impl Pending {
@@ -118,13 +131,16 @@ impl Pending {
             nbytes: 0,
             capacity,
             max_bytes,
-            expired: 0,
+            evicted: 0,
+            censored: 0,
+            latest: f64::NEG_INFINITY,
         }
     }
 
     /// Takes a decision.
     pub fn insert(&mut self, record: Arc<DecisionRecord>) {
         let (id, size) = (record.id, record.nbytes());
+        self.latest = self.latest.max(record.now);
         if let Some(old) = self.map.insert(id, record) {
             self.nbytes -= old.nbytes();
         } else {
@@ -138,7 +154,8 @@ impl Pending {
             };
             if let Some(old) = self.map.remove(&oldest) {
                 self.nbytes -= old.nbytes();
-                self.expired += 1;
+                self.evicted += 1;
+                self.censored += u64::from(old.is_unanswered());
             }
         }
     }
@@ -181,8 +198,16 @@ impl Pending {
 
     /// Decisions that left to make room.
     #[must_use]
-    pub fn expired(&self) -> u64 {
-        self.expired
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Decisions without feedback that left, or are older than `ttl_s` by the time of the latest one: what became of them is
+    /// not known, and nothing is learned from that. O(decisions).
+    #[must_use]
+    pub fn censored(&self, ttl_s: f64) -> u64 {
+        let old = |r: &&Arc<DecisionRecord>| r.is_unanswered() && self.latest - r.now > ttl_s;
+        self.censored + self.map.values().filter(old).count() as u64
     }
 }
 
@@ -211,7 +236,7 @@ mod tests {
     fn oldest_go_first_and_the_newest_stays() {
         let mut p = Pending::new(3, usize::MAX);
         (0..5).for_each(|i| p.insert(record(i, 4)));
-        assert_eq!((p.len(), p.expired()), (3, 2));
+        assert_eq!((p.len(), p.evicted(), p.censored(1.0)), (3, 2, 2));
         assert!(p.get(DecisionId::new(0, 1)).is_none() && p.get(DecisionId::new(0, 4)).is_some());
         let mut p = Pending::new(10, 1);
         p.insert(record(0, 1000));

@@ -4,7 +4,7 @@ use super::config::Mode;
 use super::event::{DecisionEvent, DecisionId, Event};
 use super::explore::choose;
 use super::items::{IdRef, Item};
-use super::learned::Listing;
+use super::listing::Listing;
 use super::pending::DecisionRecord;
 use super::scope::Scope;
 use super::{Engine, check_name};
@@ -131,6 +131,7 @@ impl Engine {
         if !request.now.is_finite() {
             return Err(Error::value("now", "finite seconds", request.now));
         }
+        self.honour_requests()?;
         let _guard = self.enter()?;
         let mode = self.mode();
         let scope = match self.scope(request.scope) {
@@ -219,19 +220,24 @@ impl Engine {
             return Ok(items);
         }
         let mut table = scope.items.write();
-        let unknown: Vec<_> = fresh
-            .iter()
-            .filter(|i| table.by_hash(i.hash).is_none())
-            .cloned()
+        // Another thread may have brought them meanwhile. A content that comes back is noted again: replay must know which one
+        // is the current one, and which goes first when room is needed.
+        let fresh: Vec<_> = fresh
+            .into_iter()
+            .filter(|i| {
+                table
+                    .get(IdRef::Other(&i.id))
+                    .is_none_or(|now| now.hash != i.hash)
+            })
             .collect();
         let mut journal = self.journal.lock();
-        if journal.is_durable() && !unknown.is_empty() {
+        if journal.is_durable() && !fresh.is_empty() {
             let event = |i: &Arc<Item>| Event::Item {
                 scope: scope.name.clone(),
                 id: i.id.clone(),
                 vector: i.vector.to_vec(),
             };
-            self.written(journal.append_all(unknown.iter().map(event).collect()))?;
+            self.written(journal.append_all(fresh.iter().map(event).collect()))?;
         }
         drop(journal);
         for item in fresh {

@@ -9,7 +9,7 @@ use super::learned::Learned;
 use super::ledger::Verdict;
 use super::pending::DecisionRecord;
 use crate::error::Result;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,12 +55,15 @@ impl Engine {
             self.fetch_awaited(&journal, &positions, &mut replay)?;
             self.replay_all(&mut journal, &positions, &mut replay)?;
         }
-        for name in self.scope_names() {
-            if let Some(scope) = self.scope(&name) {
-                scope.items.write().evict_to(self.config.item_bytes);
-            }
-        }
+        self.evict_items();
         Ok(())
+    }
+
+    /// Replay keeps all items at hand while it runs; this makes room afterwards.
+    pub(super) fn evict_items(&self) {
+        for scope in self.scopes.load().values() {
+            scope.items.write().evict_to(self.config.item_bytes);
+        }
     }
 
     /// Decisions from before `positions` that the tail gives feedback to.
@@ -113,6 +116,7 @@ impl Engine {
                 let scope = self.scope_or_new(&scope)?;
                 scope.items.write().insert(Arc::new(Item::new(id, &vector)));
             }
+            Event::Encoder(encoder) => drop(self.encoder.lock().get_or_insert(encoder)),
             Event::Decision(d) => {
                 self.scope_or_new(&d.scope)?;
                 if let Some(record) = self.resolve(d)? {
@@ -135,9 +139,10 @@ impl Engine {
                         replay.held.remove(&f.decision);
                     }
                 }
+                record.answer();
                 let scope = self.scope_or_new(&f.scope)?;
                 let mut ledger = scope.ledger.lock();
-                if ledger.admit(&f, &self.config) == Verdict::Learn && f.learn {
+                if ledger.admit(&f, record.now, &self.config) == Verdict::Learn && f.learn {
                     self.learn_from(&scope, &ledger, &record, &f, lamport)?;
                 }
             }
@@ -146,7 +151,7 @@ impl Engine {
                 let mut ledger = scope.ledger.lock();
                 self.apply_trace(&scope, &mut ledger, &t, lamport)?;
             }
-            Event::CycleStart { scope, now } => {
+            Event::CycleStart { scope, now, items } => {
                 let scope = self.scope_or_new(&scope)?;
                 let mut ledger = scope.ledger.lock();
                 let mut open = self.open_cycles.lock();
@@ -156,7 +161,7 @@ impl Engine {
                         ledger.traces.push_front(trace);
                     }
                 }
-                let input = self.begin_cycle(&scope, &mut ledger, now);
+                let input = background::CycleInput::retake(&scope, &mut ledger, now, &items);
                 open.insert(scope.name.clone(), input);
             }
             Event::CyclePublish { scope } => {
@@ -195,6 +200,7 @@ impl Engine {
 
     /// Takes in what other writers of the directory appended since the last call. Returns the number of events.
     pub fn refresh(&self) -> Result<usize> {
+        self.honour_requests()?;
         let _guard = self.enter()?;
         self.take_in()
     }
@@ -217,6 +223,9 @@ impl Engine {
             }
             self.replay_one(s, &mut replay)?;
         }
+        if n > 0 {
+            self.evict_items();
+        }
         Ok(n)
     }
 
@@ -233,16 +242,13 @@ impl Engine {
         }
         let Some(event) = found else { return Ok(None) };
         let scope = self.scope_or_new(&event.scope)?;
-        let missing: FxHashSet<u64> = {
+        let mut known: FxHashMap<u64, Arc<Item>> = {
             let table = scope.items.read();
-            event
-                .items
-                .iter()
-                .copied()
-                .filter(|h| table.by_hash(*h).is_none())
-                .collect()
+            let items = event.items.iter().filter_map(|h| table.by_hash(*h));
+            items.map(|i| (i.hash, i.clone())).collect()
         };
-        if !missing.is_empty() {
+        if event.items.iter().any(|h| !known.contains_key(h)) {
+            // Not into the table: what it holds is what requests brought, in their order.
             for s in journal.history(&Positions::new())? {
                 if let Event::Item {
                     scope: name,
@@ -250,17 +256,16 @@ impl Engine {
                     vector,
                 } = s?.stamped.event
                 {
-                    if *name == *event.scope {
-                        let item = Item::new(id, &vector);
-                        if missing.contains(&item.hash) {
-                            scope.items.write().insert(Arc::new(item));
-                        }
+                    let item = Item::new(id, &vector);
+                    if *name == *event.scope && event.items.contains(&item.hash) {
+                        known.insert(item.hash, Arc::new(item));
                     }
                 }
             }
         }
         drop(journal);
-        let record = self.resolve(event)?.map(Arc::new);
+        let items: Option<Vec<_>> = event.items.iter().map(|h| known.get(h).cloned()).collect();
+        let record = items.map(|items| Arc::new(DecisionRecord::new(event, items, true)));
         if let Some(r) = &record {
             self.pending.lock().insert(r.clone());
         }

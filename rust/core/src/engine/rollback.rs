@@ -80,6 +80,7 @@ impl Engine {
     /// Goes back to `version` in one scope or in all; 0 is the untrained state. What was learned since stays in the journal,
     /// so that a later version can be brought back too. O(journal), except for version 0.
     pub fn rollback(&self, scope: Option<&str>, version: u64) -> Result<()> {
+        self.honour_requests()?;
         let _guard = self.enter()?;
         if let Some(name) = scope {
             if self.scope(name).is_none() {

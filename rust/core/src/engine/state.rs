@@ -1,15 +1,17 @@
 //! The engine as bytes: snapshots of a state directory, `save` and `load`.
 
+use super::choosers::{Choosers, ChoosersImage};
 use super::config::{ENGINE_KIND, EngineConfig};
+use super::encoder::Encoder;
 use super::event::DecisionEvent;
 use super::harm::Harm;
 use super::items::Item;
 use super::journal::Positions;
-use super::learned::{Baseline, Learned};
+use super::learned::Learned;
 use super::ledger::Ledger;
 use super::pending::DecisionRecord;
 use super::scope::Scope;
-use super::stats::Progress;
+use super::stats::{Baseline, Progress};
 use super::{Engine, Scopes};
 use crate::codec::{self, Blob, Kind};
 use crate::error::{Error, Result, check_finite};
@@ -44,6 +46,7 @@ struct ScopeImage<'a> {
     #[serde(borrow)]
     gate: Blob<'a>,
     harm: Harm,
+    choosers: ChoosersImage,
     progress: Progress,
     quality: Baseline,
     #[serde(borrow)]
@@ -61,6 +64,7 @@ struct ScopeImage<'a> {
 struct EngineImage<'a> {
     config: EngineConfig,
     lamport: u64,
+    encoder: Option<Encoder>,
     next_decision: u64,
     positions: Positions,
     #[serde(borrow)]
@@ -74,15 +78,15 @@ struct EngineImage<'a> {
 
 fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage<'static>> {
     let live = scope.live.load();
-    // By content address, so that equal states have equal bytes whatever the order in which items came.
-    let mut items: Vec<_> = scope.items.read().iter().cloned().collect();
-    items.sort_by_key(|i| i.hash);
+    // In the order in which they make room.
+    let items: Vec<_> = scope.items.read().iter().cloned().collect();
     Ok(ScopeImage {
         name: scope.name.clone(),
         version: live.version,
         cases: live.cases.to_bytes()?.into(),
         gate: live.gate.to_bytes()?.into(),
         harm: live.harm.clone(),
+        choosers: live.choosers.image(),
         progress: live.progress.clone(),
         quality: live.quality,
         micro: live
@@ -158,6 +162,7 @@ fn scope_of(image: ScopeImage<'_>, config: &EngineConfig) -> Result<Scope> {
         cases,
         gate: ItemGate::from_bytes(&image.gate.0)?,
         harm: image.harm,
+        choosers: Choosers::restored(config.min_users, image.choosers),
         progress: image.progress,
         quality: image.quality,
         micro,
@@ -221,6 +226,7 @@ pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
 impl Engine {
     /// One consistent picture: no feedback is between journal and state while it is taken.
     fn image(&self, whole: bool) -> Result<EngineImage<'static>> {
+        let encoder = self.encoder().map(|e| (*e).clone());
         let names = self.scope_names();
         let scopes: Vec<Arc<Scope>> = names.iter().filter_map(|n| self.scope(n)).collect();
         let ledgers: Vec<_> = scopes.iter().map(|s| s.ledger.lock()).collect();
@@ -238,6 +244,7 @@ impl Engine {
         Ok(EngineImage {
             config: self.config.clone(),
             lamport: journal.lamport(),
+            encoder,
             next_decision: self.next_decision.load(Ordering::Relaxed),
             positions: journal.positions(),
             scopes: images,
@@ -299,6 +306,10 @@ impl Engine {
             let scope = Arc::new(scope_of(s, &self.config)?);
             scopes.insert(scope.name.clone(), scope);
         }
+        if let Some(encoder) = image.encoder {
+            encoder.check(self.config.dim)?;
+            *self.encoder.lock() = Some(Arc::new(encoder));
+        }
         self.scopes.store(Arc::new(scopes));
         self.next_decision.store(image.next_decision, Ordering::Relaxed);
         Ok(())
@@ -339,6 +350,7 @@ impl Engine {
 
     /// Writes a snapshot, so that the next opening replays only what comes after it. Nothing without a state directory.
     pub fn checkpoint(&self) -> Result<()> {
+        self.honour_requests()?;
         let _no_cycle = self.between_cycles();
         let _guard = self.enter()?;
         self.snapshot_to_disk()
@@ -367,8 +379,11 @@ impl Engine {
         let micro = live.micro.as_ref().map(|m| m.to_bytes()).transpose()?;
         let base = live.base.as_ref().map(|b| b.to_bytes()).transpose()?;
         let bank = live.bank.as_ref().map(|b| b.to_bytes()).transpose()?;
-        let rest = postcard::to_stdvec(&(&live.progress, &live.quality, &live.harm, micro, base, bank))
-            .map_err(|e| Error::corrupt("digest", e))?;
+        let rest = postcard::to_stdvec(&(
+            (&live.progress, &live.quality, &live.harm, live.choosers.image()),
+            (micro, base, bank),
+        ))
+        .map_err(|e| Error::corrupt("digest", e))?;
         Ok(*h.update(&rest).finalize().as_bytes())
     }
 }

@@ -83,6 +83,33 @@ impl Progress {
     }
 }
 
+/// Bias-corrected running mean that a reward is compared with, read before the reward enters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    sum: f64,
+    weight: f64,
+}
+
+impl Baseline {
+    const BETA: f64 = 0.99;
+
+    /// The mean so far; ½ before the first reward.
+    #[must_use]
+    pub fn read(&self) -> f64 {
+        if self.weight > 0.0 {
+            self.sum / self.weight
+        } else {
+            0.5
+        }
+    }
+
+    /// Takes one reward.
+    pub fn update(&mut self, reward: f64) {
+        self.sum = Self::BETA * self.sum + (1.0 - Self::BETA) * reward;
+        self.weight = Self::BETA * self.weight + (1.0 - Self::BETA);
+    }
+}
+
 /// DCG with binary gains: Σ 1/log₂(1 + rank) over the wanted positions, rank by score, ties by position
 /// (Järvelin & Kekäläinen 2002). NaN scores rank last.
 #[must_use]

@@ -1,17 +1,14 @@
 //! What the engine says about itself: metrics, reports, explanations.
 
-use super::event::{DecisionId, Event};
-use super::items::Item;
-use super::journal::Positions;
-use super::learned::Listing;
+use super::event::DecisionId;
 use super::ledger::SourceCount;
+use super::listing::Listing;
 use super::stats::Progress;
 use super::{Engine, Mode};
 use crate::error::{Result, check_dim, check_finite};
 use crate::item::ItemId;
 use crate::metrics::Metrics;
 use crate::patterns::bank::Pattern;
-use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -83,9 +80,14 @@ impl Engine {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let c = &self.counters;
         let (journal_bytes, journal_dropped, truncated) = self.journal.lock().sizes();
-        let (waiting, waiting_bytes, expired) = {
+        let (waiting, waiting_bytes, evicted, censored) = {
             let p = self.pending.lock();
-            (p.len(), p.nbytes(), p.expired())
+            (
+                p.len(),
+                p.nbytes(),
+                p.evicted(),
+                p.censored(self.config.decision_ttl_s),
+            )
         };
         let scopes = self.scopes.load();
         let sum = |f: &dyn Fn(&super::Scope) -> usize| scopes.values().map(|s| f(s)).sum::<usize>();
@@ -100,6 +102,14 @@ impl Engine {
                 scopes
                     .values()
                     .map(|s| s.ledger.lock().duplicates)
+                    .sum::<u64>()
+                    .into(),
+            ),
+            (
+                "expired",
+                scopes
+                    .values()
+                    .map(|s| s.ledger.lock().sources.values().map(|c| c.expired).sum::<u64>())
                     .sum::<u64>()
                     .into(),
             ),
@@ -125,7 +135,9 @@ impl Engine {
             ),
             ("pending", waiting.into()),
             ("pending_bytes", waiting_bytes.into()),
-            ("pending_expired", expired.into()),
+            ("pending_expired", evicted.into()),
+            ("censored", censored.into()),
+            ("forgets_waiting", self.forgets_waiting().into()),
             ("journal_bytes", journal_bytes.into()),
             ("journal_dropped", journal_dropped.into()),
             ("journal_truncated_bytes", truncated.into()),
@@ -198,49 +210,6 @@ impl Engine {
             cases: ranking.probe.neighbors().take(10).collect(),
             gate_arm: (live.gate.beta(), live.gate.lambda()),
         })
-    }
-
-    /// Every (decision, chosen item, item shown and not chosen, weight) in the journal, in order. O(journal).
-    pub fn preferences(&self) -> Result<Vec<(DecisionId, ItemId, ItemId, f32)>> {
-        let _guard = self.enter()?;
-        let journal = self.journal.lock();
-        let mut ids: FxHashMap<u64, ItemId> = FxHashMap::default();
-        for scope in self.scopes.load().values() {
-            ids.extend(scope.items.read().iter().map(|i| (i.hash, i.id.clone())));
-        }
-        let mut shown: FxHashMap<DecisionId, Vec<u64>> = FxHashMap::default();
-        let mut out = Vec::new();
-        for s in journal.history(&Positions::new())? {
-            match s?.stamped.event {
-                Event::Item { id, vector, .. } => {
-                    let item = Item::new(id, &vector);
-                    ids.insert(item.hash, item.id);
-                }
-                Event::Decision(d) => {
-                    shown.insert(
-                        d.id,
-                        d.shown
-                            .iter()
-                            .filter_map(|&p| d.items.get(p as usize).copied())
-                            .collect(),
-                    );
-                }
-                Event::Feedback(f) => {
-                    let Some(list) = shown.get(&f.decision) else {
-                        continue;
-                    };
-                    for (chosen, reward) in f.rewards.iter().filter(|(_, r)| *r > 0.0) {
-                        for rejected in list.iter().filter(|h| f.rewards.iter().all(|(c, _)| c != *h)) {
-                            if let (Some(a), Some(b)) = (ids.get(chosen), ids.get(rejected)) {
-                                out.push((f.decision, a.clone(), b.clone(), *reward));
-                            }
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(out)
     }
 
     /// Patterns of the last background cycle that are most like the query, best first. O(patterns · d).

@@ -225,6 +225,30 @@ impl BaseLora {
         temperature: f64,
         learning_rate: Option<f64>,
     ) -> Result<f64> {
+        self.train_step_from(
+            layer,
+            queries,
+            queries,
+            positives,
+            negatives,
+            temperature,
+            learning_rate,
+        )
+    }
+
+    /// As [`Self::train_step`], where what the layer adds to each query is added to another vector, row by row: the layer
+    /// learns what is missing there.
+    #[allow(clippy::too_many_arguments)]
+    pub fn train_step_from(
+        &mut self,
+        layer: usize,
+        queries: &[f32],
+        starts: &[f32],
+        positives: &[f32],
+        negatives: &[f32],
+        temperature: f64,
+        learning_rate: Option<f64>,
+    ) -> Result<f64> {
         let d = self.factors(layer)?.dim();
         let lr = learning_rate.unwrap_or(self.config.learning_rate);
         check_rate("learning_rate", lr)?;
@@ -236,8 +260,10 @@ impl BaseLora {
             ));
         }
         check_dim("positives", queries.len(), positives.len())?;
+        check_dim("starts", queries.len(), starts.len())?;
         for (name, x) in [
             ("queries", queries),
+            ("starts", starts),
             ("positives", positives),
             ("negatives", negatives),
         ] {
@@ -258,6 +284,11 @@ impl BaseLora {
         let Layer { factors, optimizer } = &mut self.layers[layer];
         let mut outputs = vec![0.0; queries.len()];
         factors.forward_rows(queries, &mut outputs)?;
+        if !std::ptr::eq(starts, queries) {
+            for ((o, q), s) in outputs.iter_mut().zip(queries).zip(starts) {
+                *o += s - q;
+            }
+        }
         let (loss, grad) = in_batch(&outputs, positives, negatives, d, temperature);
         let size = factors.a.len();
         let (mut da, mut db) = (vec![0.0; size], vec![0.0; size]);

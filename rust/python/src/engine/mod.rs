@@ -17,6 +17,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use sona_core::engine::encoder::Encoder;
 use sona_core::engine::{Engine, Feedback, Mode, Outcome, Request, TraceEvent};
 use sona_core::{Error, store};
 use std::path::PathBuf;
@@ -29,9 +30,6 @@ struct PyEngine {
     engine: Arc<Engine>,
     embedder: Option<Py<PyAny>>,
 }
-
-/// Decision, chosen item, item that was passed over, weight.
-type PreferenceRow = (String, Py<PyAny>, Py<PyAny>, f32);
 
 impl PyEngine {
     /// One vector; text goes through the embedder.
@@ -352,6 +350,7 @@ impl PyEngine {
         &self,
         py: Python<'py>,
         deadline_s: Option<f64>,
+        now: Option<f64>,
     ) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let deadline = deadline_s
             .map(|s| {
@@ -360,7 +359,10 @@ impl PyEngine {
             })
             .transpose()?;
         let engine = &self.engine;
-        let now = seconds(None);
+        let now = seconds(now);
+        if !now.is_finite() {
+            return Err(to_py(Error::value("now", "finite seconds", now)));
+        }
         let reports = detached(py, || engine.background_learn(deadline, now))?;
         reports.iter().map(|r| views::cycle(py, r)).collect()
     }
@@ -382,12 +384,41 @@ impl PyEngine {
             .collect()
     }
 
-    fn _preferences(&self, py: Python<'_>) -> PyResult<Vec<PreferenceRow>> {
+    fn _preferences<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let engine = &self.engine;
         let rows = detached(py, || engine.preferences())?;
-        rows.into_iter()
-            .map(|(d, a, b, w)| Ok((d.to_string(), ids::to_object(py, &a)?, ids::to_object(py, &b)?, w)))
-            .collect()
+        rows.iter().map(|p| views::preference(py, p)).collect()
+    }
+
+    fn _adapter<'py>(
+        &self,
+        py: Python<'py>,
+        scope: &str,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, f64)> {
+        let f = self.engine.adapter(scope).py()?;
+        let dim = self.engine.config().dim;
+        let rows = |data, width| Rows::emit(py, data, width, true);
+        Ok((rows(f.a, dim)?, rows(f.b, f.rank)?, f.alpha))
+    }
+
+    fn _set_encoder(
+        &self,
+        py: Python<'_>,
+        name: String,
+        canaries: Vec<(String, Bound<'_, PyAny>)>,
+    ) -> PyResult<()> {
+        let dim = self.engine.config().dim;
+        let canaries = canaries
+            .into_iter()
+            .map(|(text, v)| Ok((text, vector("canaries", &v, Some(dim))?)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let engine = &self.engine;
+        detached(py, || engine.set_encoder(Encoder { name, canaries }))
+    }
+
+    #[getter]
+    fn encoder(&self) -> Option<String> {
+        self.engine.encoder().map(|e| e.name.clone())
     }
 
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -78,6 +78,8 @@ pub(super) fn parse(d: &Bound<'_, PyDict>) -> PyResult<(EngineConfig, Fsync)> {
         source_trust: get(d, "source_trust")?,
         learn_candidates: get(d, "learn_candidates")?,
         harm_budget: get(d, "harm_budget")?,
+        decision_ttl_s: get(d, "decision_ttl_s")?,
+        min_users: get(d, "min_users")?,
         quality_threshold: get(d, "quality_threshold")?,
         fingerprint: get(d, "fingerprint")?,
     };
@@ -118,6 +120,8 @@ pub(super) fn emit<'py>(py: Python<'py>, c: &EngineConfig) -> PyResult<Bound<'py
     d.set_item("source_trust", c.source_trust.clone())?;
     d.set_item("learn_candidates", c.learn_candidates)?;
     d.set_item("harm_budget", c.harm_budget)?;
+    d.set_item("decision_ttl_s", c.decision_ttl_s)?;
+    d.set_item("min_users", c.min_users)?;
     d.set_item("quality_threshold", c.quality_threshold)?;
     d.set_item("fingerprint", &c.fingerprint)?;
     Ok(d)

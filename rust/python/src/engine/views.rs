@@ -6,7 +6,7 @@ use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use sona_core::engine::stats::{Progress, Running};
-use sona_core::engine::{CycleReport, Engine, Explanation, Promotion, Removed};
+use sona_core::engine::{CycleReport, Engine, Explanation, Preference, Promotion, Removed};
 use sona_core::patterns::bank::Pattern;
 
 fn running<'py>(py: Python<'py>, r: &Running) -> PyResult<Bound<'py, PyDict>> {
@@ -55,6 +55,7 @@ pub(super) fn report<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<'p
             let c = PyDict::new(py);
             c.set_item("learned", count.learned)?;
             c.set_item("capped", count.capped)?;
+            c.set_item("expired", count.expired)?;
             sources.set_item(name, c)?;
         }
         d.set_item("sources", sources)?;
@@ -97,6 +98,20 @@ pub(super) fn promotion<'py>(py: Python<'py>, p: &Promotion) -> PyResult<Bound<'
     d.set_item("low", p.interval.0)?;
     d.set_item("high", p.interval.1)?;
     d.set_item("lift_unseen", p.lift_unseen)?;
+    Ok(d)
+}
+
+pub(super) fn preference<'py>(py: Python<'py>, p: &Preference) -> PyResult<Bound<'py, PyDict>> {
+    let d = PyDict::new(py);
+    d.set_item("decision", p.decision.id.to_string())?;
+    d.set_item("scope", &*p.decision.scope)?;
+    d.set_item("query", PyArray1::from_slice(py, &p.decision.query))?;
+    d.set_item("chosen", to_object(py, &p.chosen)?)?;
+    d.set_item("rejected", to_object(py, &p.rejected)?)?;
+    d.set_item("weight", p.reward)?;
+    d.set_item("propensity", p.propensity)?;
+    d.set_item("source", &*p.source)?;
+    d.set_item("user", &*p.user)?;
     Ok(d)
 }
 

@@ -1,13 +1,21 @@
 //! The truth that every learned bit can be rebuilt from: one event log per writer in a shared directory, or a bounded
 //! list in memory.
 
+mod history;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
 use super::event::{Event, Stamped};
+use super::tombstone::Tombstone;
 use crate::error::{Error, Result};
-use crate::store::{EventLog, EventLogReader, Fsync, Replay};
+use crate::store::{EventLog, EventLogReader, Fsync};
+pub use history::History;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Payload bytes taken from another writer's log at a time.
 const POLL_BYTES: usize = 4 << 20;
@@ -34,6 +42,7 @@ pub struct Journal {
     backend: Backend,
     worker: u32,
     lamport: u64,
+    tombstones: Vec<Arc<Tombstone>>,
 }
 
 #[derive(Debug)]
@@ -113,6 +122,7 @@ impl Journal {
             backend,
             worker: 0,
             lamport: 0,
+            tombstones: Vec::new(),
         }
     }
 
@@ -132,6 +142,7 @@ impl Journal {
             backend: Backend::Directory(dir),
             worker,
             lamport: 0,
+            tombstones: Vec::new(),
         })
     }
 
@@ -150,6 +161,14 @@ impl Journal {
     /// Takes note of an event that was replayed.
     pub fn witness(&mut self, lamport: u64) {
         self.lamport = self.lamport.max(lamport);
+    }
+
+    /// From now on events that it hides are read from no log: a living writer has yet to take them out of its own.
+    pub fn hide(&mut self, tombstone: Arc<Tombstone>) {
+        self.lamport = self.lamport.max(tombstone.until());
+        if !self.tombstones.contains(&tombstone) {
+            self.tombstones.push(tombstone);
+        }
     }
 
     /// True if events survive the process.
@@ -264,34 +283,6 @@ impl Journal {
         }
     }
 
-    /// Every event of every writer from `from` on, merged by logical time, ties by writer.
-    pub fn history(&self, from: &Positions) -> Result<History> {
-        let mut sources = Vec::new();
-        match &self.backend {
-            Backend::Memory { records, .. } => {
-                let start = from.get(&self.worker).copied().unwrap_or(0);
-                let list: Vec<_> = records.iter().filter(|(seq, _)| *seq >= start).cloned().collect();
-                sources.push(Source {
-                    worker: self.worker,
-                    input: Input::List(list.into_iter()),
-                });
-            }
-            Backend::Directory(dir) => {
-                for worker in workers(&dir.root.join("events"))? {
-                    let start = from.get(&worker).copied().unwrap_or(0);
-                    let input = if worker == self.worker {
-                        Input::Own(Box::new(dir.log.replay(start)?))
-                    } else {
-                        let path = log_path(&dir.root.join("events"), worker);
-                        Input::Other(Box::new(EventLogReader::open(path, start)?), VecDeque::new())
-                    };
-                    sources.push(Source { worker, input });
-                }
-            }
-        }
-        History::new(sources)
-    }
-
     /// From now on [`Self::poll`] returns what others append after `positions`.
     pub fn follow(&mut self, positions: &Positions) -> Result<()> {
         let own = self.worker;
@@ -341,6 +332,7 @@ impl Journal {
         for s in &out {
             self.lamport = self.lamport.max(s.stamped.lamport);
         }
+        out.retain(|s| !self.tombstones.iter().any(|t| t.hides(&s.stamped)));
         Ok(out)
     }
 
@@ -368,61 +360,6 @@ impl Journal {
         Ok(out)
     }
 
-    /// Rewrites every log that no other living process holds, without the events that `keep` refuses. Returns the number of
-    /// dropped events and the writers that are still alive and must do the same.
-    pub fn rewrite(&mut self, mut keep: impl FnMut(&Sourced) -> bool) -> Result<(u64, Vec<u32>)> {
-        let own = self.worker;
-        let mut dropped_events = 0;
-        let mut alive = Vec::new();
-        match &mut self.backend {
-            Backend::Memory { records, nbytes, .. } => {
-                let mut kept = VecDeque::with_capacity(records.len());
-                for (seq, bytes) in records.drain(..) {
-                    let stamped = Stamped::decode(&bytes)?;
-                    if keep(&Sourced {
-                        worker: own,
-                        seq,
-                        stamped,
-                    }) {
-                        kept.push_back((seq, bytes));
-                    } else {
-                        *nbytes -= bytes.len();
-                        dropped_events += 1;
-                    }
-                }
-                *records = kept;
-            }
-            Backend::Directory(dir) => {
-                let events = dir.root.join("events");
-                let mut rewrite = |log: &EventLog, worker| {
-                    // A dropped event leaves an empty record, so that numbers (and the decision ids made of them) stay unique.
-                    log.rewrite(|seq, bytes| {
-                        let stamped = Stamped::decode(bytes)?;
-                        Ok(keep(&Sourced { worker, seq, stamped }))
-                    })
-                };
-                for worker in workers(&events)? {
-                    if worker == own {
-                        dropped_events += rewrite(&dir.log, worker)?;
-                        continue;
-                    }
-                    match EventLog::open(log_path(&events, worker), dir.fsync) {
-                        Ok(log) => {
-                            dropped_events += rewrite(&log, worker)?;
-                            log.close()?;
-                        }
-                        Err(Error::Store { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
-                            alive.push(worker);
-                        }
-                        Err(e) => return Err(e),
-                    }
-                }
-                dir.others.clear();
-            }
-        }
-        Ok((dropped_events, alive))
-    }
-
     /// Forces everything to the disk.
     pub fn flush(&self) -> Result<()> {
         match &self.backend {
@@ -446,171 +383,5 @@ impl Journal {
             Backend::Directory(d) => (d.log.nbytes(), 0, d.log.truncated_bytes()),
             Backend::Memory { nbytes, dropped, .. } => (*nbytes as u64, *dropped, 0),
         }
-    }
-}
-
-/// The merged history of all writers, read as it is iterated.
-#[derive(Debug)]
-pub struct History {
-    heads: Vec<(Source, Option<Sourced>)>,
-}
-
-#[derive(Debug)]
-struct Source {
-    worker: u32,
-    input: Input,
-}
-
-#[derive(Debug)]
-enum Input {
-    List(std::vec::IntoIter<(u64, Vec<u8>)>),
-    Own(Box<Replay>),
-    Other(Box<EventLogReader>, VecDeque<(u64, Vec<u8>)>),
-}
-
-impl Source {
-    fn next(&mut self) -> Result<Option<Sourced>> {
-        loop {
-            let record = match &mut self.input {
-                Input::List(list) => list.next(),
-                Input::Own(replay) => replay.next().transpose()?,
-                Input::Other(reader, ready) => {
-                    if ready.is_empty() {
-                        ready.extend(reader.poll(POLL_BYTES)?);
-                    }
-                    ready.pop_front()
-                }
-            };
-            match record {
-                None => return Ok(None),
-                Some((_, tombstone)) if tombstone.is_empty() => {}
-                Some((seq, b)) => {
-                    return Ok(Some(Sourced {
-                        worker: self.worker,
-                        seq,
-                        stamped: Stamped::decode(&b)?,
-                    }));
-                }
-            }
-        }
-    }
-}
-
-impl History {
-    fn new(sources: Vec<Source>) -> Result<Self> {
-        let mut heads = Vec::with_capacity(sources.len());
-        for mut s in sources {
-            let head = s.next()?;
-            heads.push((s, head));
-        }
-        Ok(Self { heads })
-    }
-}
-
-impl Iterator for History {
-    type Item = Result<Sourced>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key = |h: &(Source, Option<Sourced>)| h.1.as_ref().map(|s| (s.stamped.lamport, s.worker));
-        let best = (0..self.heads.len())
-            .filter(|&i| self.heads[i].1.is_some())
-            .min_by_key(|&i| key(&self.heads[i]))?;
-        let (source, head) = &mut self.heads[best];
-        let out = head.take()?;
-        match source.next() {
-            Ok(next) => *head = next,
-            Err(e) => return Some(Err(e)),
-        }
-        Some(Ok(out))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(n: i64) -> Event {
-        Event::Item {
-            scope: "s".into(),
-            id: n.into(),
-            vector: vec![n as f32],
-        }
-    }
-
-    fn ids(history: History) -> Vec<(u32, u64)> {
-        history
-            .map(|s| s.map(|s| (s.worker, s.stamped.lamport)).unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn two_writers_are_merged_in_logical_order_and_follow_each_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut a = Journal::open(dir.path(), Fsync::None).unwrap();
-        let mut b = Journal::open(dir.path(), Fsync::None).unwrap();
-        assert_ne!(a.worker(), b.worker());
-        assert_eq!(a.append(event(1)).unwrap(), 1);
-        assert_eq!(b.poll().unwrap().len(), 1);
-        assert_eq!(b.append(event(2)).unwrap(), 2);
-        assert_eq!(b.append(event(3)).unwrap(), 3);
-        assert_eq!(a.poll().unwrap().len(), 2);
-        assert_eq!(a.poll().unwrap().len(), 0);
-        assert_eq!(a.append(event(4)).unwrap(), 4);
-        let merged = ids(a.history(&Positions::new()).unwrap());
-        assert_eq!(merged.iter().map(|m| m.1).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        let tail = ids(a
-            .history(&Positions::from([(a.worker(), 1), (b.worker(), 2)]))
-            .unwrap());
-        assert_eq!(tail, [(a.worker(), 4)]);
-        assert_eq!(a.positions(), Positions::from([(a.worker(), 2), (b.worker(), 2)]));
-    }
-
-    #[test]
-    fn an_ended_writer_is_taken_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut a = Journal::open(dir.path(), Fsync::None).unwrap();
-        a.append(event(1)).unwrap();
-        a.close().unwrap();
-        let b = Journal::open(dir.path(), Fsync::None).unwrap();
-        assert_eq!(b.worker(), a.worker());
-        assert_eq!(ids(b.history(&Positions::new()).unwrap()).len(), 1);
-    }
-
-    #[test]
-    fn rewriting_drops_for_good_and_names_living_writers() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut a = Journal::open(dir.path(), Fsync::None).unwrap();
-        let b = Journal::open(dir.path(), Fsync::None).unwrap();
-        for n in 0..5 {
-            a.append(event(n)).unwrap();
-        }
-        let (dropped, alive) = a.rewrite(|s| s.stamped.lamport != 3).unwrap();
-        assert_eq!((dropped, alive), (1, vec![b.worker()]));
-        assert_eq!(
-            ids(a.history(&Positions::new()).unwrap())
-                .iter()
-                .map(|m| m.1)
-                .collect::<Vec<_>>(),
-            [1, 2, 4, 5]
-        );
-        a.append(event(9)).unwrap();
-        a.close().unwrap();
-        let again = Journal::open(dir.path(), Fsync::None).unwrap();
-        assert_eq!(ids(again.history(&Positions::new()).unwrap()).len(), 5);
-    }
-
-    #[test]
-    fn memory_journal_keeps_to_its_budget() {
-        let mut j = Journal::memory(200);
-        for n in 0..100 {
-            j.append(event(n)).unwrap();
-        }
-        let (bytes, dropped, _) = j.sizes();
-        assert!(bytes <= 200 && dropped > 50, "{bytes} {dropped}");
-        assert_eq!(j.next_seq(), 100);
-        assert_eq!(
-            j.history(&Positions::new()).unwrap().count() as u64,
-            100 - dropped
-        );
     }
 }
