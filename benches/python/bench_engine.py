@@ -31,6 +31,7 @@ from sona import SonaConfig, SonaEngine
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = 50
 NEIGHBORS = 128
+COLD_AT = 10_000
 Call = Callable[[int], object]
 
 
@@ -55,7 +56,7 @@ def requests(n: int, d: int) -> np.ndarray:
 class World:
     """An engine, the requests it has seen and will see, and an application's index of items."""
 
-    def __init__(self, d: int, config: SonaConfig | None = None, store: str | None = None, extra: int = 4000) -> None:
+    def __init__(self, d: int, config: SonaConfig | None = None, store: str | None = None) -> None:
         self.config = config or SonaConfig(hidden_dim=d, case_bytes=None, user_cap_per_minute=0)
         self.engine = SonaEngine(self.config, store=store)
         self.items = unit(np.random.default_rng(1).standard_normal((500, d)))
@@ -76,18 +77,24 @@ class World:
         self.learned += 1
 
 
-def take_turns(contenders: dict[str, Call], calls: int) -> dict[str, np.ndarray]:
-    """Microseconds of each call; contenders alternate call by call, the order turns every time."""
+def take_turns(contenders: dict[str, Call], calls: int, block: int = 25) -> dict[str, np.ndarray]:
+    """Microseconds of each call; contenders alternate every ``block`` calls, the order turns every round.
+
+    The first call of a block is not counted: it brings the contender's data back into the caches. ``block=0`` takes turns
+    call by call and counts all: each finds the caches full of the others' data.
+    """
     times: dict[str, list[int]] = {name: [] for name in contenders}
     names, clock = list(contenders), time.perf_counter_ns
-    for i in range(-20, calls):
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
-            call = contenders[name]
-            start = clock()
-            call(i % calls)
-            if i >= 0:
-                times[name].append(clock() - start)
+    for turn, first in enumerate(range(0, calls, block or 1)):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            call, out = contenders[name], times[name]
+            if block:
+                call(first)
+            for i in range(first, min(first + (block or 1), calls)):
+                start = clock()
+                call(i)
+                out.append(clock() - start)
     return {name: np.array(t) / 1e3 for name, t in times.items()}
 
 
@@ -111,7 +118,7 @@ def numpy_adapt(q: np.ndarray, g: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     return adapt
 
 
-def by_cases(d: int, sizes: tuple[int, ...], calls: int) -> tuple[list[str], World, np.ndarray]:
+def by_cases(d: int, sizes: tuple[int, ...], calls: int) -> list[str]:
     fresh = 2 * calls + 40
     x = requests(max(sizes) + fresh, d)
     new, old = x[:fresh], x[fresh:]
@@ -119,7 +126,6 @@ def by_cases(d: int, sizes: tuple[int, ...], calls: int) -> tuple[list[str], Wor
     for n in sizes:
         while world.learned < n:
             world.learn(old[world.learned], world.learned)
-        out = np.empty(d, np.float32)
         contenders: dict[str, Call] = {
             "**adapt**": lambda i: world.engine.adapt(new[i]),
             "**rank**, 50 candidates": lambda i: world.rank(new[i], i),
@@ -137,11 +143,13 @@ def by_cases(d: int, sizes: tuple[int, ...], calls: int) -> tuple[list[str], Wor
         gc.collect()
         gc.disable()
         times = take_turns(contenders, calls)
+        if n == COLD_AT:
+            cold = take_turns({k: c for k, c in contenders.items() if "rank" not in k}, calls // 2, block=0)
+            times |= {f"{name}, caches cold": t for name, t in cold.items()}
         gc.enable()
         lines += [f"### {n:,} cases × {d}", "", HEAD, *(row(name, t) for name, t in times.items()), ""]
         sys.stderr.write("\n".join(lines[-len(times) - 4 :]) + "\n")
-        del out
-    return lines, world, new
+    return lines
 
 
 def feedback_table(d: int, sizes: tuple[int, ...], calls: int) -> list[str]:
@@ -268,14 +276,15 @@ def main() -> None:
     lines = [
         "# The engine: what a call costs",
         "",
-        "`python benches/python/bench_engine.py`; microseconds per call from Python, contenders in turns in one process.",
+        "`python benches/python/bench_engine.py`; microseconds per call from Python, contenders in turns of 25 calls in",
+        "one process. *Caches cold*: in turns of one call, after the others have read tens of megabytes.",
         machine(numpy=np.__version__, faiss=faiss.__version__) + ".",
         "",
         "## adapt and rank by number of cases",
         "",
     ]
     for d in (384,) if args.quick else (384, 256):
-        lines += by_cases(d, sizes, calls)[0]
+        lines += by_cases(d, sizes, calls)
     lines += ["## feedback", "", *feedback_table(384, sizes[1:3], calls), ""]
     if not args.quick:
         lines += ["## Threads", "", *threads_table(384, 2_000, 4_000), ""]

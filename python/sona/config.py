@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -178,6 +177,8 @@ class SonaConfig:
     @classmethod
     def from_toml(cls, path: str | Path) -> SonaConfig:
         """Read the fields from a TOML file (top level, or under ``[sona]``)."""
+        import tomllib  # a fifth of the time of `import sona`
+
         with open(path, "rb") as f:
             values = tomllib.load(f)
         section = values.get("sona", values)

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Feedback remembered for recognising repeats.
+/// Feedback remembered for recognising repeats, at most, and per trajectory of the engine's capacity.
 const REMEMBERED: usize = 1 << 20;
+const REMEMBERED_PER_TRAJECTORY: usize = 100;
 /// Users whose rate is tracked at a time.
 const TRACKED: usize = 1 << 16;
 
@@ -88,7 +89,8 @@ impl Ledger {
             return Verdict::Duplicate;
         }
         self.order.push_back(key);
-        if self.order.len() > REMEMBERED {
+        let most = config.capacity.saturating_mul(REMEMBERED_PER_TRAJECTORY);
+        if self.order.len() > most.min(REMEMBERED) {
             if let Some(old) = self.order.pop_front() {
                 self.seen.remove(&old);
             }
