@@ -13,6 +13,7 @@ from sona.attention.dot_product import flash_attention, scaled_dot_product_atten
 from sona.attention.hopfield import HierarchicalHopfield, HopfieldMemory, hopfield_energy, hopfield_retrieve
 from sona.attention.hyperbolic import hyperbolic_attention, lorentz_attention
 from sona.attention.linear import linear_attention, random_features
+from sona.attention.mixture import MoEAttention, RouteOutput, moe_route
 from sona.attention.multi_head import MultiHeadAttention
 from sona.attention.oscillators import (
     OrderParameter,
@@ -46,12 +47,14 @@ __all__ = [
     "GraphError",
     "HierarchicalHopfield",
     "HopfieldMemory",
+    "MoEAttention",
     "MultiHeadAttention",
     "OrderParameter",
     "OscillatoryRouter",
     "ParameterError",
     "PredictiveCoder",
     "PredictiveStream",
+    "RouteOutput",
     "ShapeError",
     "TemporalBTSP",
     "WorkspaceItems",
@@ -70,6 +73,7 @@ __all__ = [
     "linear_attention",
     "local_global_attention",
     "lorentz_attention",
+    "moe_route",
     "order_parameter",
     "poincare",
     "predictive_equilibrium",
