@@ -4,9 +4,12 @@
 //! keys a query sees and what is added to its logits ([`tile::Rule`]).
 
 pub mod heads;
+pub mod hypervector;
 pub mod rules;
+pub mod scan;
 #[cfg(test)]
 mod tests;
 pub mod threads;
 pub mod tile;
 pub mod tile_vjp;
+pub mod winners;

@@ -1,4 +1,4 @@
-//! Hamming distances of 512-bit sketches.
+//! Hamming distances: of 512-bit sketches in blocks, and of long rows of bits.
 
 use super::tier::{Tier, tier};
 
@@ -27,6 +27,24 @@ pub fn hamming_blocks(blocks: &[SketchBlock], q: &Sketch, out: &mut [[i16; 8]]) 
         }
     }
     blocks_scalar(blocks, q, out);
+}
+
+/// Number of bits in which two rows of equal length differ.
+#[must_use]
+pub fn hamming(a: &[u64], b: &[u64]) -> u32 {
+    assert_eq!(a.len(), b.len(), "hamming: lengths differ");
+    #[cfg(target_arch = "x86_64")]
+    {
+        if tier() >= Tier::Avx512 && is_x86_feature_detected!("avx512vpopcntdq") {
+            // SAFETY: the tier has AVX-512 F, and the processor counts bits in its registers.
+            return unsafe { x86::hamming_avx512(a, b) };
+        }
+        if tier() >= Tier::Avx2 && is_x86_feature_detected!("popcnt") {
+            // SAFETY: the tier has AVX2, and the processor counts bits in general registers.
+            return unsafe { x86::hamming_avx2(a, b) };
+        }
+    }
+    hamming_scalar(a, b)
 }
 
 /// How many of `x` are at most `limit`.
@@ -67,6 +85,12 @@ fn blocks_scalar(blocks: &[SketchBlock], q: &Sketch, out: &mut [[i16; 8]]) {
 
 /// The reference.
 #[inline(always)]
+fn hamming_scalar(a: &[u64], b: &[u64]) -> u32 {
+    a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum()
+}
+
+/// The reference.
+#[inline(always)]
 fn count_scalar(x: &[i16], limit: i16) -> usize {
     // Counts of 16 bits per block: that is what vectorises.
     let block = |b: &[i16]| usize::from(b.iter().map(|v| u16::from(*v <= limit)).sum::<u16>());
@@ -82,7 +106,7 @@ fn within_scalar(x: &[i16; 64], limit: i16) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Sketch, SketchBlock, blocks_scalar, count_scalar};
+    use super::{Sketch, SketchBlock, blocks_scalar, count_scalar, hamming_scalar};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,popcnt")]
@@ -104,6 +128,31 @@ mod x86 {
             // SAFETY: `out` is 16 writable bytes; the store needs no alignment.
             unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), counts) };
         }
+    }
+
+    #[target_feature(enable = "avx2,popcnt")]
+    pub(super) fn hamming_avx2(a: &[u64], b: &[u64]) -> u32 {
+        hamming_scalar(a, b)
+    }
+
+    #[target_feature(enable = "avx512f,avx512vpopcntdq")]
+    pub(super) fn hamming_avx512(a: &[u64], b: &[u64]) -> u32 {
+        let mut sums = [_mm512_setzero_si512(); 4];
+        let (wide_a, rest_a) = a.as_chunks::<8>();
+        let (wide_b, rest_b) = b.as_chunks::<8>();
+        for (i, (x, y)) in wide_a.iter().zip(wide_b).enumerate() {
+            // SAFETY: both are 64 readable bytes; the load needs no alignment.
+            let (x, y) = unsafe {
+                (
+                    _mm512_loadu_si512(x.as_ptr().cast()),
+                    _mm512_loadu_si512(y.as_ptr().cast()),
+                )
+            };
+            sums[i % 4] = _mm512_add_epi64(sums[i % 4], _mm512_popcnt_epi64(_mm512_xor_si512(x, y)));
+        }
+        let low = _mm512_add_epi64(sums[0], sums[1]);
+        let total = _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_add_epi64(sums[2], sums[3])));
+        total as u32 + hamming_scalar(rest_a, rest_b)
     }
 
     #[target_feature(enable = "avx2")]
@@ -141,6 +190,18 @@ mod tests {
                 // SAFETY: checked in the line above.
                 unsafe { x86::blocks_avx2(&blocks, &q, &mut fast) };
                 prop_assert_eq!(fast, plain);
+            }
+        }
+
+        #[test]
+        fn long_rows_count_the_same(pairs in prop::collection::vec(any::<(u64, u64)>(), 0..200)) {
+            let (a, b): (Vec<u64>, Vec<u64>) = pairs.into_iter().unzip();
+            let want = hamming_scalar(&a, &b);
+            prop_assert_eq!(hamming(&a, &b), want);
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+                // SAFETY: checked in the line above.
+                prop_assert_eq!(unsafe { x86::hamming_avx2(&a, &b) }, want);
             }
         }
 

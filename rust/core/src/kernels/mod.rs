@@ -34,6 +34,7 @@ mod matmul;
 pub mod nearest;
 mod panel;
 pub mod real;
+mod recurrence;
 mod rows;
 pub mod scalar;
 mod scan;
@@ -45,7 +46,7 @@ mod tier;
 
 pub use aligned::Aligned;
 pub use hadamard::hadamard;
-pub use hamming::{Sketch, SketchBlock, count_within, hamming_blocks, within};
+pub use hamming::{Sketch, SketchBlock, count_within, hamming, hamming_blocks, within};
 pub use panel::{Panels, gemm_nt, scan_top_k_batch};
 pub use scalar::Projections;
 pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};

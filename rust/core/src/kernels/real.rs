@@ -4,6 +4,7 @@
 //! lane. Results depend on the tier by rounding only.
 
 use super::matmul::Product;
+use super::recurrence::Scan;
 use super::simd::One;
 use super::tier::{Tier, tier};
 use num_traits::{Float, NumAssign};
@@ -45,12 +46,16 @@ pub struct RealTable<T> {
     pub(super) scale: unsafe fn(T, &mut [T]),
     /// Rows of one matrix times one vector.
     pub(super) project: unsafe fn(&[T], &[T], &mut [T]),
+    pub(super) scan: unsafe fn(Scan<T>),
+    pub(super) decay_step: unsafe fn(&mut [T], T, T, &[T], &[T]) -> T,
+    pub(super) softplus: unsafe fn(&mut [T]),
+    pub(super) gate_silu: unsafe fn(&mut [T], &[T]),
 }
 
 macro_rules! table {
     ($name:ident, $t:ty, $lanes:ty, $($features:literal)?) => {
         mod $name {
-            use super::super::{exponent, matmul, rows};
+            use super::super::{exponent, matmul, recurrence, rows};
             use super::*;
 
             $(#[target_feature(enable = $features)])?
@@ -93,6 +98,26 @@ macro_rules! table {
                 // SAFETY: the caller has checked that the matrix is (out, x).
                 unsafe { rows::project::<$lanes>(matrix.as_ptr(), x.as_ptr(), x.len(), out) }
             }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn scan(s: Scan<$t>) {
+                // SAFETY: the caller's contract, on this tier's processor.
+                unsafe { recurrence::scan::<$lanes>(s) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn decay_step(h: &mut [$t], decay: $t, gain: $t, b: &[$t], c: &[$t]) -> $t {
+                // SAFETY: the caller has compared the lengths.
+                unsafe { recurrence::decay_step::<$lanes>(h.as_mut_ptr(), decay, gain, b.as_ptr(), c.as_ptr(), h.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn softplus(x: &mut [$t]) {
+                // SAFETY: the slice's own length.
+                unsafe { recurrence::softplus::<$lanes>(x.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn gate_silu(y: &mut [$t], z: &[$t]) {
+                // SAFETY: the caller has compared the lengths.
+                unsafe { recurrence::gate_silu::<$lanes>(y.as_mut_ptr(), z.as_ptr(), y.len()) }
+            }
             pub(super) static TABLE: RealTable<$t> = RealTable {
                 multiply,
                 largest,
@@ -102,6 +127,10 @@ macro_rules! table {
                 axpy,
                 scale,
                 project,
+                scan,
+                decay_step,
+                softplus,
+                gate_silu,
             };
         }
     };
@@ -264,4 +293,68 @@ pub fn project<T: Real>(matrix: &[T], x: &[T], out: &mut [T]) {
     );
     // SAFETY: the matrix holds a row of x's length per output; the table is this processor's.
     unsafe { (T::kernels().project)(matrix, x, out) }
+}
+
+/// One selective scan over `steps` steps of `d` channels with `n` states: h ← e^{ΔA}·h + Δu·B, y = C·h.
+///
+/// `u`, `delta`, `y` (steps, d); `a`, `h` (n, d), transposed; `b`, `c` (steps, n). Panics if a length differs.
+#[allow(clippy::too_many_arguments, reason = "the operands of the recurrence")]
+pub fn selective_scan<T: Real>(
+    d: usize,
+    n: usize,
+    u: &[T],
+    delta: &[T],
+    a: &[T],
+    b: &[T],
+    c: &[T],
+    h: &mut [T],
+    y: &mut [T],
+) {
+    let steps = u.len().checked_div(d).unwrap_or(0);
+    assert!(
+        u.len() == steps * d && delta.len() == u.len() && y.len() == u.len(),
+        "selective_scan: expected u, delta and y (steps, d)"
+    );
+    assert!(
+        a.len() == n * d && h.len() == n * d && b.len() == steps * n && c.len() == steps * n,
+        "selective_scan: expected a and h (n, d), b and c (steps, n)"
+    );
+    // SAFETY: the lengths are what the kernel reads and writes; the table is this processor's.
+    unsafe {
+        (T::kernels().scan)(Scan {
+            steps,
+            d,
+            n,
+            u: u.as_ptr(),
+            delta: delta.as_ptr(),
+            a: a.as_ptr(),
+            b: b.as_ptr(),
+            c: c.as_ptr(),
+            h: h.as_mut_ptr(),
+            y: y.as_mut_ptr(),
+        });
+    }
+}
+
+/// h ← decay·h + gain·b; returns h·c.
+pub fn decay_step<T: Real>(h: &mut [T], decay: T, gain: T, b: &[T], c: &[T]) -> T {
+    assert!(
+        h.len() == b.len() && h.len() == c.len(),
+        "decay_step: lengths differ"
+    );
+    // SAFETY: equal lengths; the table is this processor's.
+    unsafe { (T::kernels().decay_step)(h, decay, gain, b, c) }
+}
+
+/// x ← ln(1 + e^x), without overflow.
+pub fn softplus<T: Real>(x: &mut [T]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().softplus)(x) }
+}
+
+/// y ← y·z/(1 + e^{−z}).
+pub fn gate_silu<T: Real>(y: &mut [T], z: &[T]) {
+    assert_eq!(y.len(), z.len(), "gate_silu: lengths differ");
+    // SAFETY: equal lengths; the table is this processor's.
+    unsafe { (T::kernels().gate_silu)(y, z) }
 }

@@ -1,7 +1,10 @@
 //! Attention: arrays in, arrays out. `sona.attention` has checked shapes and types and says how heads are lined up.
 
+mod hypervector;
 mod operands;
+mod scan;
 mod softmax;
+mod winners;
 
 use pyo3::prelude::*;
 
@@ -9,5 +12,15 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(softmax::attend, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attend_vjp, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attention_threads, m)?)?;
-    m.add_function(wrap_pyfunction!(softmax::set_attention_threads, m)?)
+    m.add_function(wrap_pyfunction!(softmax::set_attention_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::selective_scan, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::selective_scan_vjp, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::ssd, m)?)?;
+    m.add_function(wrap_pyfunction!(scan::ssd_vjp, m)?)?;
+    m.add_function(wrap_pyfunction!(winners::winners, m)?)?;
+    m.add_function(wrap_pyfunction!(hypervector::hdc_pack, m)?)?;
+    m.add_function(wrap_pyfunction!(hypervector::hdc_unpack, m)?)?;
+    m.add_function(wrap_pyfunction!(hypervector::hdc_permute, m)?)?;
+    m.add_function(wrap_pyfunction!(hypervector::hdc_bundle, m)?)?;
+    m.add_function(wrap_pyfunction!(hypervector::hdc_distances, m)?)
 }

@@ -1,0 +1,509 @@
+//! State-space models with selection: S6 (Gu & Dao 2023, algorithm 2) and SSD (Dao & Gu 2024), forward and backward.
+
+use super::threads;
+use crate::kernels::real::{Real, decay_step, gate_silu, selective_scan, softplus};
+
+/// Steps between the states that a backward pass keeps; those in between are computed again.
+const CHECKPOINT: usize = 64;
+
+/// Operands of a selective scan for `batch` sequences of `steps` steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Selective<'a, T> {
+    /// Sequences.
+    pub batch: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Channels.
+    pub d: usize,
+    /// States per channel.
+    pub n: usize,
+    /// Inputs (batch, steps, d).
+    pub u: &'a [T],
+    /// Step sizes (batch, steps, d), before bias and softplus.
+    pub delta: &'a [T],
+    /// Transitions (d, n), negative.
+    pub a: &'a [T],
+    /// Input maps (batch, steps, n).
+    pub b: &'a [T],
+    /// Output maps (batch, steps, n).
+    pub c: &'a [T],
+    /// Skip (d).
+    pub skip: Option<&'a [T]>,
+    /// Gate (batch, steps, d).
+    pub z: Option<&'a [T]>,
+    /// Added to delta (d).
+    pub bias: Option<&'a [T]>,
+    /// softplus is applied to delta + bias.
+    pub softplus: bool,
+    /// State at the start (batch, d, n); zeros without.
+    pub start: Option<&'a [T]>,
+}
+
+/// Rows and columns exchanged: (rows, columns) to (columns, rows).
+fn transposed<T: Copy>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(x.len());
+    for c in 0..columns {
+        out.extend((0..rows).map(|r| x[r * columns + c]));
+    }
+    out
+}
+
+fn sequence<T>(x: &[T], i: usize, len: usize) -> &[T] {
+    &x[i * len..(i + 1) * len]
+}
+
+impl<T: Real> Selective<'_, T> {
+    /// Multiply-adds, an exponential counted as eight.
+    fn cost(&self) -> usize {
+        self.batch * self.steps * self.d * self.n * 12
+    }
+
+    /// Δ of one sequence (steps, d).
+    fn step_sizes(&self, i: usize) -> Vec<T> {
+        let mut delta = sequence(self.delta, i, self.steps * self.d).to_vec();
+        if let Some(bias) = self.bias {
+            for row in delta.chunks_exact_mut(self.d.max(1)) {
+                for (x, b) in row.iter_mut().zip(bias) {
+                    *x += *b;
+                }
+            }
+        }
+        if self.softplus {
+            softplus(&mut delta);
+        }
+        delta
+    }
+
+    fn start(&self, i: usize) -> Vec<T> {
+        match self.start {
+            Some(h) => transposed(sequence(h, i, self.d * self.n), self.d, self.n),
+            None => vec![T::ZERO; self.n * self.d],
+        }
+    }
+
+    /// Outputs (batch, steps, d) and final states (batch, d, n).
+    pub fn run(&self, y: &mut [T], state: &mut [T]) {
+        let a = transposed(self.a, self.d, self.n);
+        let (row, cell) = (self.steps * self.d, self.d * self.n);
+        let mut pieces = Vec::with_capacity(self.batch);
+        let (mut ys, mut states) = (y, state);
+        for i in 0..self.batch {
+            let (y, rest) = ys.split_at_mut(row);
+            let (state, others) = states.split_at_mut(cell);
+            pieces.push((i, y, state));
+            (ys, states) = (rest, others);
+        }
+        threads::share(
+            threads::worth(self.batch, self.cost()),
+            pieces,
+            || (),
+            |(i, y, state): (usize, &mut [T], &mut [T]), ()| {
+                let u = sequence(self.u, i, row);
+                let delta = self.step_sizes(i);
+                let mut h = self.start(i);
+                let maps = self.steps * self.n;
+                let (b, c) = (sequence(self.b, i, maps), sequence(self.c, i, maps));
+                selective_scan(self.d, self.n, u, &delta, &a, b, c, &mut h, y);
+                self.finish(i, u, y);
+                state.copy_from_slice(&transposed(&h, self.n, self.d));
+            },
+        );
+    }
+
+    /// Adds the skip and applies the gate.
+    fn finish(&self, i: usize, u: &[T], y: &mut [T]) {
+        if let Some(skip) = self.skip {
+            for (y, u) in y.chunks_exact_mut(self.d.max(1)).zip(u.chunks_exact(self.d.max(1))) {
+                for ((y, u), s) in y.iter_mut().zip(u).zip(skip) {
+                    *y += *s * *u;
+                }
+            }
+        }
+        if let Some(z) = self.z {
+            gate_silu(y, sequence(z, i, self.steps * self.d));
+        }
+    }
+
+    /// Gradients for ∂L/∂y = `dy` and ∂L/∂state = `dstate`. Reverse-time recurrence of the adjoint; states are recomputed from one
+    /// kept every 64 steps, so memory is O(steps/64·d·n).
+    #[must_use]
+    pub fn vjp(&self, dy: &[T], dstate: &[T]) -> SelectiveGradients<T> {
+        let (row, maps, cell) = (self.steps * self.d, self.steps * self.n, self.d * self.n);
+        let zeros = |len: usize| vec![T::ZERO; len];
+        let mut parts: Vec<SelectiveGradients<T>> = (0..self.batch)
+            .map(|_| SelectiveGradients {
+                u: zeros(row),
+                delta: zeros(row),
+                a: zeros(cell),
+                b: zeros(maps),
+                c: zeros(maps),
+                skip: zeros(self.d),
+                z: zeros(row),
+                bias: zeros(self.d),
+                start: zeros(cell),
+            })
+            .collect();
+        let a = transposed(self.a, self.d, self.n);
+        threads::share(
+            threads::worth(self.batch, 4 * self.cost()),
+            parts.iter_mut().enumerate().collect(),
+            || (),
+            |(i, g): (usize, &mut SelectiveGradients<T>), ()| {
+                self.sequence_vjp(i, &a, sequence(dy, i, row), sequence(dstate, i, cell), g);
+            },
+        );
+        let mut parts = parts.into_iter();
+        let Some(mut total) = parts.next() else {
+            return SelectiveGradients::default();
+        };
+        for p in parts {
+            for (to, from) in [
+                (&mut total.u, p.u),
+                (&mut total.delta, p.delta),
+                (&mut total.b, p.b),
+                (&mut total.c, p.c),
+                (&mut total.z, p.z),
+                (&mut total.start, p.start),
+            ] {
+                to.extend(from);
+            }
+            for (to, from) in [
+                (&mut total.a, p.a),
+                (&mut total.skip, p.skip),
+                (&mut total.bias, p.bias),
+            ] {
+                for (x, y) in to.iter_mut().zip(from) {
+                    *x += y;
+                }
+            }
+        }
+        total
+    }
+
+    fn sequence_vjp(&self, i: usize, a: &[T], dy: &[T], dstate: &[T], g: &mut SelectiveGradients<T>) {
+        let (d, n, steps) = (self.d, self.n, self.steps);
+        let (row, maps) = (steps * d, steps * n);
+        let u = sequence(self.u, i, row);
+        let (b, c) = (sequence(self.b, i, maps), sequence(self.c, i, maps));
+        let delta = self.step_sizes(i);
+        // Forward once more, keeping a state per stretch, and the outputs before skip and gate.
+        let mut plain = vec![T::ZERO; row];
+        let mut h = self.start(i);
+        let mut kept = Vec::new();
+        for first in (0..steps).step_by(CHECKPOINT) {
+            kept.push(h.clone());
+            let last = (first + CHECKPOINT).min(steps);
+            let (r, m) = (first * d..last * d, first * n..last * n);
+            selective_scan(
+                d,
+                n,
+                &u[r.clone()],
+                &delta[r.clone()],
+                a,
+                &b[m.clone()],
+                &c[m],
+                &mut h,
+                &mut plain[r],
+            );
+        }
+        let dy = self.through_gate(i, u, &plain, dy, g);
+        let mut gh = transposed(dstate, d, n);
+        let mut states = Vec::new();
+        for (stretch, start) in kept.iter().enumerate().rev() {
+            let first = stretch * CHECKPOINT;
+            let last = (first + CHECKPOINT).min(steps);
+            states.clear();
+            states.extend_from_slice(start);
+            for t in first..last {
+                let mut h = states[states.len() - n * d..].to_vec();
+                let mut y = vec![T::ZERO; d];
+                let (r, m) = (t * d..(t + 1) * d, t * n..(t + 1) * n);
+                selective_scan(
+                    d,
+                    n,
+                    &u[r.clone()],
+                    &delta[r],
+                    a,
+                    &b[m.clone()],
+                    &c[m],
+                    &mut h,
+                    &mut y,
+                );
+                states.extend(h);
+            }
+            for t in (first..last).rev() {
+                let k = t - first;
+                let (before, after) = (
+                    &states[k * n * d..(k + 1) * n * d],
+                    &states[(k + 1) * n * d..(k + 2) * n * d],
+                );
+                let r = t * d;
+                for s in 0..n {
+                    let (mut db, mut dc) = (T::ZERO, T::ZERO);
+                    for j in 0..d {
+                        let at = s * d + j;
+                        let step = delta[r + j];
+                        let grad = gh[at] + dy[r + j] * c[t * n + s];
+                        dc += dy[r + j] * after[at];
+                        db += grad * step * u[r + j];
+                        let decay = (step * a[at]).exp();
+                        let through = grad * before[at] * decay;
+                        g.a[at] += through * step;
+                        g.delta[r + j] += through * a[at] + grad * b[t * n + s] * u[r + j];
+                        g.u[r + j] += grad * b[t * n + s] * step;
+                        gh[at] = grad * decay;
+                    }
+                    g.b[t * n + s] = db;
+                    g.c[t * n + s] = dc;
+                }
+            }
+        }
+        g.start = transposed(&gh, n, d);
+        g.a = transposed(&g.a, n, d);
+        self.through_softplus(i, g);
+    }
+
+    /// Undoes gate and skip: returns ∂L/∂(C·h) and sets the gradients of `z`, the skip and part of `u`.
+    fn through_gate(&self, i: usize, u: &[T], plain: &[T], dy: &[T], g: &mut SelectiveGradients<T>) -> Vec<T> {
+        let d = self.d.max(1);
+        let mut out = dy.to_vec();
+        if let Some(z) = self.z {
+            for (at, z) in sequence(z, i, u.len()).iter().enumerate() {
+                let skip = self.skip.map_or(T::ZERO, |s| s[at % d] * u[at]);
+                let sigma = T::ONE / (T::ONE + (-*z).exp());
+                g.z[at] = dy[at] * (plain[at] + skip) * sigma * (T::ONE + *z * (T::ONE - sigma));
+                out[at] = dy[at] * *z * sigma;
+            }
+        }
+        if let Some(skip) = self.skip {
+            for (at, dy) in out.iter().enumerate() {
+                g.skip[at % d] += *dy * u[at];
+                g.u[at] += *dy * skip[at % d];
+            }
+        }
+        out
+    }
+
+    /// ∂L/∂Δ to ∂L/∂delta and ∂L/∂bias.
+    fn through_softplus(&self, i: usize, g: &mut SelectiveGradients<T>) {
+        let d = self.d.max(1);
+        for (at, delta) in sequence(self.delta, i, g.delta.len()).iter().enumerate() {
+            if self.softplus {
+                let x = *delta + self.bias.map_or(T::ZERO, |b| b[at % d]);
+                g.delta[at] *= T::ONE / (T::ONE + (-x).exp());
+            }
+            g.bias[at % d] += g.delta[at];
+        }
+    }
+}
+
+/// Gradients in the shapes of the operands of [`Selective`].
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "named as the operands")]
+pub struct SelectiveGradients<T> {
+    pub u: Vec<T>,
+    pub delta: Vec<T>,
+    pub a: Vec<T>,
+    pub b: Vec<T>,
+    pub c: Vec<T>,
+    pub skip: Vec<T>,
+    pub z: Vec<T>,
+    pub bias: Vec<T>,
+    pub start: Vec<T>,
+}
+
+/// Operands of SSD: a scalar transition per head, `heads / groups` heads share their maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Dual<'a, T> {
+    /// Sequences.
+    pub batch: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub p: usize,
+    /// Groups of heads.
+    pub groups: usize,
+    /// States.
+    pub n: usize,
+    /// Steps between states that a backward pass keeps.
+    pub chunk: usize,
+    /// Inputs (batch, steps, heads, p).
+    pub x: &'a [T],
+    /// Step sizes (batch, steps, heads), positive.
+    pub dt: &'a [T],
+    /// Transitions (heads), negative.
+    pub a: &'a [T],
+    /// Input maps (batch, steps, groups, n).
+    pub b: &'a [T],
+    /// Output maps (batch, steps, groups, n).
+    pub c: &'a [T],
+    /// Skip (heads).
+    pub skip: Option<&'a [T]>,
+    /// State at the start (batch, heads, p, n); zeros without.
+    pub start: Option<&'a [T]>,
+}
+
+impl<T: Real> Dual<'_, T> {
+    fn cost(&self) -> usize {
+        4 * self.batch * self.steps * self.heads * self.p * self.n
+    }
+
+    fn cell(&self) -> usize {
+        self.p * self.n
+    }
+
+    fn begin(&self, piece: usize) -> Vec<T> {
+        match self.start {
+            Some(h) => sequence(h, piece, self.cell()).to_vec(),
+            None => vec![T::ZERO; self.cell()],
+        }
+    }
+
+    /// Offsets of step `t` of head `h` of sequence `i`: of dt, of x, and of the maps.
+    fn at(&self, i: usize, h: usize, t: usize) -> (usize, usize, usize) {
+        let step = i * self.steps + t;
+        let head = step * self.heads + h;
+        let group = step * self.groups + h / (self.heads / self.groups);
+        (head, head * self.p, group * self.n)
+    }
+
+    /// One step of one head: h ← e^{dt·A}·h + dt·x⊗B; returns C·h per row where `y` is given.
+    fn step(&self, i: usize, head: usize, t: usize, state: &mut [T], mut y: Option<&mut [T]>) {
+        let (dt, x, map) = self.at(i, head, t);
+        let size = self.dt[dt];
+        let decay = (size * self.a[head]).exp();
+        let (b, c) = (&self.b[map..map + self.n], &self.c[map..map + self.n]);
+        for (row, h) in state.chunks_exact_mut(self.n.max(1)).enumerate() {
+            let out = decay_step(h, decay, size * self.x[x + row], b, c);
+            if let Some(y) = y.as_deref_mut() {
+                y[row] = out;
+            }
+        }
+    }
+
+    /// Outputs (batch, steps, heads, p) and final states (batch, heads, p, n).
+    pub fn run(&self, y: &mut [T], state: &mut [T]) {
+        let pieces = self.batch * self.heads;
+        // Each head writes every `heads`-th row: it fills a buffer of its own, which is spread afterwards.
+        let mut rows: Vec<Vec<T>> = vec![vec![T::ZERO; self.steps * self.p]; pieces];
+        let work = rows
+            .iter_mut()
+            .zip(state.chunks_exact_mut(self.cell().max(1)))
+            .enumerate()
+            .collect();
+        threads::share(
+            threads::worth(pieces, self.cost()),
+            work,
+            || (),
+            |(piece, (rows, state)): (usize, (&mut Vec<T>, &mut [T])), ()| {
+                let (i, head) = (piece / self.heads, piece % self.heads);
+                let mut h = self.begin(piece);
+                for t in 0..self.steps {
+                    let y = &mut rows[t * self.p..(t + 1) * self.p];
+                    self.step(i, head, t, &mut h, Some(y));
+                    if let Some(skip) = self.skip {
+                        let (_, x, _) = self.at(i, head, t);
+                        for (y, x) in y.iter_mut().zip(&self.x[x..x + self.p]) {
+                            *y += skip[head] * *x;
+                        }
+                    }
+                }
+                state.copy_from_slice(&h);
+            },
+        );
+        for (piece, rows) in rows.iter().enumerate() {
+            let (i, head) = (piece / self.heads, piece % self.heads);
+            for t in 0..self.steps {
+                let (_, x, _) = self.at(i, head, t);
+                y[x..x + self.p].copy_from_slice(&rows[t * self.p..(t + 1) * self.p]);
+            }
+        }
+    }
+
+    /// Gradients for ∂L/∂y = `dy` and ∂L/∂state = `dstate`, by the reverse-time recurrence.
+    #[must_use]
+    pub fn vjp(&self, dy: &[T], dstate: &[T]) -> DualGradients<T> {
+        let mut g = DualGradients {
+            x: vec![T::ZERO; self.x.len()],
+            dt: vec![T::ZERO; self.dt.len()],
+            a: vec![T::ZERO; self.a.len()],
+            b: vec![T::ZERO; self.b.len()],
+            c: vec![T::ZERO; self.c.len()],
+            skip: vec![T::ZERO; self.heads],
+            start: vec![T::ZERO; self.batch * self.heads * self.cell()],
+        };
+        for piece in 0..self.batch * self.heads {
+            self.head_vjp(piece, dy, sequence(dstate, piece, self.cell()), &mut g);
+        }
+        g
+    }
+
+    fn head_vjp(&self, piece: usize, dy: &[T], dstate: &[T], g: &mut DualGradients<T>) {
+        let (i, head) = (piece / self.heads, piece % self.heads);
+        let (n, cell, chunk) = (self.n.max(1), self.cell(), self.chunk.max(1));
+        let mut h = self.begin(piece);
+        let mut kept = Vec::new();
+        for t in 0..self.steps {
+            if t % chunk == 0 {
+                kept.push(h.clone());
+            }
+            self.step(i, head, t, &mut h, None);
+        }
+        let mut gh = dstate.to_vec();
+        for (stretch, start) in kept.iter().enumerate().rev() {
+            let first = stretch * chunk;
+            let last = (first + chunk).min(self.steps);
+            let mut states = start.clone();
+            for t in first..last {
+                let mut h = states[states.len() - cell..].to_vec();
+                self.step(i, head, t, &mut h, None);
+                states.extend(h);
+            }
+            for t in (first..last).rev() {
+                let k = t - first;
+                let (dt, x, map) = self.at(i, head, t);
+                let size = self.dt[dt];
+                let decay = (size * self.a[head]).exp();
+                let mut through = T::ZERO;
+                for (row, gh) in gh.chunks_exact_mut(n).enumerate() {
+                    let (input, dy) = (self.x[x + row], dy[x + row]);
+                    let before = &states[k * cell + row * n..][..n];
+                    let after = &states[(k + 1) * cell + row * n..][..n];
+                    let mut into = T::ZERO;
+                    for (s, gh) in gh.iter_mut().enumerate() {
+                        *gh += dy * self.c[map + s];
+                        g.c[map + s] += dy * after[s];
+                        g.b[map + s] += *gh * size * input;
+                        into += *gh * self.b[map + s];
+                        through += *gh * before[s];
+                        *gh *= decay;
+                    }
+                    g.x[x + row] += into * size;
+                    g.dt[dt] += into * input;
+                    if let Some(skip) = self.skip {
+                        g.x[x + row] += dy * skip[head];
+                        g.skip[head] += dy * input;
+                    }
+                }
+                g.dt[dt] += through * decay * self.a[head];
+                g.a[head] += through * decay * size;
+            }
+        }
+        g.start[piece * cell..(piece + 1) * cell].copy_from_slice(&gh);
+    }
+}
+
+/// Gradients in the shapes of the operands of [`Dual`].
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "named as the operands")]
+pub struct DualGradients<T> {
+    pub x: Vec<T>,
+    pub dt: Vec<T>,
+    pub a: Vec<T>,
+    pub b: Vec<T>,
+    pub c: Vec<T>,
+    pub skip: Vec<T>,
+    pub start: Vec<T>,
+}

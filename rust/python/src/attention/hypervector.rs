@@ -1,0 +1,63 @@
+//! Binary hypervectors.
+
+use super::operands::{Operand, flat};
+use pyo3::prelude::*;
+use sona_core::attention::hypervector as hv;
+
+/// Packs contiguous rows of bits (last axis) into words, flat.
+#[pyfunction]
+pub(super) fn hdc_pack<'py>(py: Python<'py>, bits: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let x = Operand::<bool>::new(bits)?;
+    Ok(flat(py, hv::pack(x.values()?, x.axis(0))))
+}
+
+/// The bits of contiguous rows of words, flat.
+#[pyfunction]
+pub(super) fn hdc_unpack<'py>(
+    py: Python<'py>,
+    words: &Bound<'py, PyAny>,
+    dim: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    Ok(flat(py, hv::unpack(Operand::<u64>::new(words)?.values()?, dim)))
+}
+
+/// Moves bit i to (i + shift) mod dim in contiguous rows of words, flat.
+#[pyfunction]
+pub(super) fn hdc_permute<'py>(
+    py: Python<'py>,
+    words: &Bound<'py, PyAny>,
+    dim: usize,
+    shift: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    Ok(flat(py, hv::permute(Operand::<u64>::new(words)?.values()?, dim, shift)))
+}
+
+/// Majority of contiguous rows of words; an even split takes the bit of `ties`.
+#[pyfunction]
+pub(super) fn hdc_bundle<'py>(
+    py: Python<'py>,
+    words: &Bound<'py, PyAny>,
+    dim: usize,
+    ties: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (x, ties) = (Operand::<u64>::new(words)?, Operand::<u64>::new(ties)?);
+    Ok(flat(py, hv::bundle(x.values()?, dim, ties.values()?)))
+}
+
+/// Words compared (about 50 µs) from which the GIL is released.
+const DETACH_FROM: usize = 400_000;
+
+/// Differing bits of all pairs of contiguous rows of words, flat int64.
+#[pyfunction]
+pub(super) fn hdc_distances<'py>(
+    py: Python<'py>,
+    a: &Bound<'py, PyAny>,
+    b: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (a, b) = (Operand::<u64>::new(a)?, Operand::<u64>::new(b)?);
+    let w = a.axis(0);
+    let detach = a.values()?.len() * (b.values()?.len() / w.max(1)) >= DETACH_FROM;
+    let (x, y) = (a.take(detach)?, b.take(detach)?);
+    let found = super::operands::run(py, detach, || hv::distances(&x, &y, w));
+    Ok(flat(py, found.into_iter().map(i64::from).collect::<Vec<_>>()))
+}
