@@ -12,6 +12,16 @@ from sona.attention.differential_block import DiffAttention
 from sona.attention.dot_product import flash_attention, scaled_dot_product_attention
 from sona.attention.hopfield import HierarchicalHopfield, HopfieldMemory, hopfield_energy, hopfield_retrieve
 from sona.attention.hyperbolic import hyperbolic_attention, lorentz_attention
+from sona.attention.hypervectors import (
+    hdc_attention,
+    hdc_bind,
+    hdc_bundle,
+    hdc_encode,
+    hdc_pack,
+    hdc_permute,
+    hdc_similarity,
+    hdc_unpack,
+)
 from sona.attention.linear import linear_attention, random_features
 from sona.attention.mixture import MoEAttention, RouteOutput, moe_route
 from sona.attention.multi_head import MultiHeadAttention
@@ -23,9 +33,12 @@ from sona.attention.oscillators import (
     order_parameter,
 )
 from sona.attention.predictive import PredictiveCoder, PredictiveStream, predictive_equilibrium
+from sona.attention.registry import MechanismInfo, attention, info, names
 from sona.attention.selector import AttentionSelector
 from sona.attention.sparse import block_sparse_attention, local_global_attention
+from sona.attention.state_space import MambaBlock, ScanOutput, selective_scan, ssd
 from sona.attention.temporal import BTSPTrace, TemporalBTSP
+from sona.attention.winners import k_winners, sparsemax
 from sona.attention.workspace import (
     GlobalWorkspace,
     WorkspaceItems,
@@ -47,6 +60,8 @@ __all__ = [
     "GraphError",
     "HierarchicalHopfield",
     "HopfieldMemory",
+    "MambaBlock",
+    "MechanismInfo",
     "MoEAttention",
     "MultiHeadAttention",
     "OrderParameter",
@@ -55,18 +70,30 @@ __all__ = [
     "PredictiveCoder",
     "PredictiveStream",
     "RouteOutput",
+    "ScanOutput",
     "ShapeError",
     "TemporalBTSP",
     "WorkspaceItems",
     "WorkspaceOutput",
+    "attention",
     "block_sparse_attention",
     "differential_attention",
     "flash_attention",
     "get_num_threads",
     "global_workspace",
+    "hdc_attention",
+    "hdc_bind",
+    "hdc_bundle",
+    "hdc_encode",
+    "hdc_pack",
+    "hdc_permute",
+    "hdc_similarity",
+    "hdc_unpack",
     "hopfield_energy",
     "hopfield_retrieve",
     "hyperbolic_attention",
+    "info",
+    "k_winners",
     "kuramoto_integrate",
     "kuramoto_rhs",
     "layouts",
@@ -74,12 +101,16 @@ __all__ = [
     "local_global_attention",
     "lorentz_attention",
     "moe_route",
+    "names",
     "order_parameter",
     "poincare",
     "predictive_equilibrium",
     "random_features",
     "scaled_dot_product_attention",
+    "selective_scan",
     "set_num_threads",
+    "sparsemax",
+    "ssd",
     "vjp",
     "workspace_select",
 ]

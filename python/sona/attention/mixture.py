@@ -20,7 +20,7 @@ __all__ = ["MoEAttention", "RouteOutput", "moe_route"]
 class RouteOutput(NamedTuple):
     """Which experts each token goes to."""
 
-    index: Array
+    index: Array  # type: ignore[assignment]  # the public name is part of the design; it hides tuple.index
     """int64 ``(…, top_k)``, by decreasing logit, ties lower index."""
     gate: Array
     """Weights of the chosen experts, ``(…, top_k)``."""
@@ -124,8 +124,8 @@ class MoEAttention(Module):
     Notes
     -----
     Parameters: ``kv_proj.weight (2·hidden, D)``, ``router.weight (E, D)``, ``input_linear.weight (E, hidden, D)``,
-    ``output_linear.weight (E, D, hidden)``, ``bias (D)``. Tokens are sorted by expert, so that each projection is one product of
-    matrices. The gradient holds the chosen experts fixed.
+    ``output_linear.weight (E, D, hidden)``, ``bias (D)``. Tokens are sorted by expert, so that each projection is one
+    product of matrices. The gradient holds the chosen experts fixed.
 
     References
     ----------

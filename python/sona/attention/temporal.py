@@ -71,8 +71,8 @@ class TemporalBTSP:
     --------
     >>> from sona.attention import TemporalBTSP
     >>> blame = TemporalBTSP(3)
-    >>> blame.observe(1, 0.5)          # node 1 was active a second before the spike in latency
-    >>> blame.plateau(1.5)
+    >>> blame.observe(1, 1.1)          # node 1 was active half a second before the spike in latency
+    >>> blame.plateau(1.6)
     >>> int(blame.end_episode(4.0).argmax())
     1
     """

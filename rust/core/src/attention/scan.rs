@@ -113,7 +113,10 @@ impl<T: Real> Selective<'_, T> {
     /// Adds the skip and applies the gate.
     fn finish(&self, i: usize, u: &[T], y: &mut [T]) {
         if let Some(skip) = self.skip {
-            for (y, u) in y.chunks_exact_mut(self.d.max(1)).zip(u.chunks_exact(self.d.max(1))) {
+            for (y, u) in y
+                .chunks_exact_mut(self.d.max(1))
+                .zip(u.chunks_exact(self.d.max(1)))
+            {
                 for ((y, u), s) in y.iter_mut().zip(u).zip(skip) {
                     *y += *s * *u;
                 }
@@ -264,7 +267,14 @@ impl<T: Real> Selective<'_, T> {
     }
 
     /// Undoes gate and skip: returns ∂L/∂(C·h) and sets the gradients of `z`, the skip and part of `u`.
-    fn through_gate(&self, i: usize, u: &[T], plain: &[T], dy: &[T], g: &mut SelectiveGradients<T>) -> Vec<T> {
+    fn through_gate(
+        &self,
+        i: usize,
+        u: &[T],
+        plain: &[T],
+        dy: &[T],
+        g: &mut SelectiveGradients<T>,
+    ) -> Vec<T> {
         let d = self.d.max(1);
         let mut out = dy.to_vec();
         if let Some(z) = self.z {

@@ -30,5 +30,6 @@ pub fn winners_f64(x: &[f64], k: usize) -> Option<Vec<usize>> {
 
 fn has_nan<T: Real>(x: &[T]) -> bool {
     // Without an early exit within a block: that is what vectorises.
-    x.chunks(1024).any(|part| part.iter().fold(false, |found, v| found | v.is_nan()))
+    x.chunks(1024)
+        .any(|part| part.iter().fold(false, |found, v| found | v.is_nan()))
 }

@@ -36,6 +36,7 @@ mod private {
 /// The kernels of one precision on one tier. Callers have checked lengths.
 #[doc(hidden)]
 #[allow(missing_debug_implementations, reason = "a table of functions")]
+#[allow(clippy::type_complexity, reason = "the types are the kernels' signatures")]
 pub struct RealTable<T> {
     pub(super) multiply: unsafe fn(Product<T>),
     pub(super) largest: unsafe fn(&[T]) -> T,

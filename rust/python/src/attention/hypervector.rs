@@ -29,7 +29,10 @@ pub(super) fn hdc_permute<'py>(
     dim: usize,
     shift: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    Ok(flat(py, hv::permute(Operand::<u64>::new(words)?.values()?, dim, shift)))
+    Ok(flat(
+        py,
+        hv::permute(Operand::<u64>::new(words)?.values()?, dim, shift),
+    ))
 }
 
 /// Majority of contiguous rows of words; an even split takes the bit of `ties`.

@@ -84,7 +84,9 @@ fn dual<'a, T: Float>(values: &'a [Option<Cow<'_, [T]>>], size: [usize; 6], chun
 }
 
 fn is_single(given: &Given<'_>) -> bool {
-    given[0].as_ref().is_some_and(|x| x.cast::<PyArrayDyn<f32>>().is_ok())
+    given[0]
+        .as_ref()
+        .is_some_and(|x| x.cast::<PyArrayDyn<f32>>().is_ok())
 }
 
 /// S6 over contiguous arrays (batch, steps, …) of one precision, in the order u, delta, A, B, C, D, z, delta_bias, h0 (None where
