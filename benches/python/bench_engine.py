@@ -269,14 +269,15 @@ def state_growth(d: int, steps: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small part, printed and not written")
+    parser.add_argument("--largest", type=int, default=100_000, help="most cases and scopes (default 100,000)")
     args = parser.parse_args()
     (ROOT / "target").mkdir(exist_ok=True)
-    calls = 300 if args.quick else 1500
-    sizes = (0, 1_000, 10_000) if args.quick else (0, 1_000, 10_000, 100_000)
+    calls = 300 if args.quick else 750
+    sizes = tuple(n for n in (0, 1_000, 10_000, 100_000) if n <= (10_000 if args.quick else args.largest))
     lines = [
         "# The engine: what a call costs",
         "",
-        "`python benches/python/bench_engine.py`; microseconds per call from Python, contenders in turns of 25 calls in",
+        f"`python benches/python/bench_engine.py --largest {args.largest}`; microseconds per call from Python, contenders in turns of 25 calls in",
         "one process. *Caches cold*: in turns of one call, after the others have read tens of megabytes.",
         machine(numpy=np.__version__, faiss=faiss.__version__) + ".",
         "",
@@ -287,9 +288,14 @@ def main() -> None:
         lines += by_cases(d, sizes, calls)
     lines += ["## feedback", "", *feedback_table(384, sizes[1:3], calls), ""]
     if not args.quick:
-        lines += ["## Threads", "", *threads_table(384, 2_000, 4_000), ""]
-        lines += ["## Scopes (one case each)", "", *by_scopes(256, (1, 1_000, 100_000), calls), ""]
-        lines += ["## State past its budget (4 MiB of cases, d 256)", "", *state_growth(256, 16_000), ""]
+        lines += ["## Threads", "", *threads_table(384, 2_000, 1_500), ""]
+        lines += [
+            "## Scopes (one case each)",
+            "",
+            *by_scopes(256, tuple(n for n in (1, 1_000, 100_000) if n <= args.largest), calls),
+            "",
+        ]
+        lines += ["## State past its budget (4 MiB of cases, d 256)", "", *state_growth(256, 8_000), ""]
     lines.append(f"Load at the end: {os.getloadavg()[0]:.1f}.")
     text = "\n".join(lines) + "\n"
     sys.stdout.write(text)

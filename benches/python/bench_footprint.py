@@ -76,7 +76,6 @@ def load(path: str) -> dict[str, float]:
     return {"ms": seconds * 1e3, "cases": engine.metrics()["cases"]}
 
 
-
 PARTS: dict[str, Callable[..., dict[str, float]]] = {"memory": memory, "load": load}
 
 
