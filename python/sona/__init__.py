@@ -1,6 +1,17 @@
-"""Retrieval, routing and agents that learn from outcomes: in-process, in microseconds, on the CPU."""
+"""Retrieval, routing and agents that learn from outcomes: in-process, in microseconds, on the CPU.
+
+The engine and its settings are here; the rooms of the library (``sona.attention``, ``sona.lora``, ``sona.patterns``,
+``sona.trajectory``, …) load when they are first used.
+
+>>> import sona
+>>> sona.MicroLoRA(8).rank
+2
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from sona._core import __version__
 from sona.config import SonaConfig
@@ -9,7 +20,10 @@ from sona.exceptions import (
     CapacityError,
     ConfigError,
     CorruptStateError,
+    CryptoError,
     DimensionMismatch,
+    EconomyError,
+    GovernanceError,
     LearningError,
     NotFiniteError,
     ScopeError,
@@ -18,19 +32,87 @@ from sona.exceptions import (
     StoreError,
 )
 
+if TYPE_CHECKING:
+    from sona.loops import InstantLoop
+    from sona.lora import AdapterPool, BaseLoRA, MicroLoRA
+    from sona.patterns import CaseMemory, ItemGate, LearnedPattern, ReasoningBank, VectorIndex, kmeans
+    from sona.trajectory import (
+        LearningSignal,
+        QueryTrajectory,
+        RewardBaseline,
+        SignalMetadata,
+        TrajectoryBuffer,
+        TrajectoryBuilder,
+        TrajectoryStep,
+    )
+
 __all__ = [
+    "AdapterPool",
+    "BaseLoRA",
     "CapacityError",
+    "CaseMemory",
     "ConfigError",
     "CorruptStateError",
+    "CryptoError",
     "Decision",
     "DimensionMismatch",
+    "EconomyError",
+    "GovernanceError",
+    "InstantLoop",
+    "ItemGate",
+    "LearnedPattern",
     "LearningError",
+    "LearningSignal",
+    "MicroLoRA",
     "NotFiniteError",
+    "QueryTrajectory",
+    "ReasoningBank",
+    "RewardBaseline",
     "ScopeError",
     "ShapeError",
+    "SignalMetadata",
     "SonaConfig",
     "SonaEngine",
     "SonaError",
     "StoreError",
+    "TrajectoryBuffer",
+    "TrajectoryBuilder",
+    "TrajectoryStep",
+    "VectorIndex",
     "__version__",
+    "kmeans",
 ]
+
+# Where the names live that are loaded on first use, so that importing the package stays cheap.
+_ROOMS = {
+    "attention": (),
+    "dreams": (),
+    "loops": ("InstantLoop",),
+    "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA"),
+    "patterns": ("CaseMemory", "ItemGate", "LearnedPattern", "ReasoningBank", "VectorIndex", "kmeans"),
+    "store": (),
+    "trajectory": (
+        "LearningSignal",
+        "QueryTrajectory",
+        "RewardBaseline",
+        "SignalMetadata",
+        "TrajectoryBuffer",
+        "TrajectoryBuilder",
+        "TrajectoryStep",
+    ),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"sona.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"sona.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'sona' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS, *_HOME})
