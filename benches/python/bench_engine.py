@@ -118,6 +118,18 @@ def numpy_adapt(q: np.ndarray, g: np.ndarray) -> Callable[[np.ndarray], np.ndarr
     return adapt
 
 
+def peers(q: np.ndarray, new: np.ndarray) -> dict[str, Call]:
+    """What an application would do over ``q``, the remembered requests."""
+    scores = np.empty(len(q), np.float32)
+    out: dict[str, Call] = {"numpy: `Q @ x` alone": lambda i: np.matmul(q, new[i], out=scores)}
+    if len(q) >= NEIGHBORS:
+        known, scan = numpy_adapt(q, q[::-1].copy()), faiss.IndexFlatIP(q.shape[1])
+        scan.add(q)
+        out["numpy: adapt"] = lambda i: known(new[i])
+        out["faiss flat: search for 128"] = lambda i: scan.search(new[i : i + 1], NEIGHBORS)
+    return out
+
+
 def by_cases(d: int, sizes: tuple[int, ...], calls: int) -> list[str]:
     fresh = 2 * calls + 40
     x = requests(max(sizes) + fresh, d)
@@ -131,15 +143,7 @@ def by_cases(d: int, sizes: tuple[int, ...], calls: int) -> list[str]:
             "**rank**, 50 candidates": lambda i: world.rank(new[i], i),
         }
         if n:
-            scan = faiss.IndexFlatIP(d)
-            scan.add(old[:n])
-            q = np.ascontiguousarray(old[:n])
-            known = numpy_adapt(q, old[:n][::-1].copy())
-            scores = np.empty(n, np.float32)
-            contenders["numpy: `Q @ x` alone"] = lambda i: np.matmul(q, new[i], out=scores)
-            if n >= NEIGHBORS:
-                contenders["numpy: adapt"] = lambda i: known(new[i])
-                contenders["faiss flat: search for 128"] = lambda i: scan.search(new[i : i + 1], NEIGHBORS)
+            contenders |= peers(old[:n], new)
         gc.collect()
         gc.disable()
         times = take_turns(contenders, calls)
@@ -274,11 +278,13 @@ def main() -> None:
     (ROOT / "target").mkdir(exist_ok=True)
     calls = 300 if args.quick else 750
     sizes = tuple(n for n in (0, 1_000, 10_000, 100_000) if n <= (10_000 if args.quick else args.largest))
+    scopes = tuple(n for n in (1, 1_000, 100_000) if n <= args.largest)
     lines = [
         "# The engine: what a call costs",
         "",
-        f"`python benches/python/bench_engine.py --largest {args.largest}`; microseconds per call from Python, contenders in turns of 25 calls in",
-        "one process. *Caches cold*: in turns of one call, after the others have read tens of megabytes.",
+        f"`python benches/python/bench_engine.py --largest {args.largest}`; microseconds per call from Python,",
+        "contenders in turns of 25 calls in one process. *Caches cold*: in turns of one call,",
+        "after the others have read tens of megabytes.",
         machine(numpy=np.__version__, faiss=faiss.__version__) + ".",
         "",
         "## adapt and rank by number of cases",
@@ -292,7 +298,7 @@ def main() -> None:
         lines += [
             "## Scopes (one case each)",
             "",
-            *by_scopes(256, tuple(n for n in (1, 1_000, 100_000) if n <= args.largest), calls),
+            *by_scopes(256, scopes, calls),
             "",
         ]
         lines += ["## State past its budget (4 MiB of cases, d 256)", "", *state_growth(256, 8_000), ""]
