@@ -78,7 +78,7 @@ pub(super) struct CycleResult {
     report: CycleReport,
 }
 
-/// A click to learn from: unit query, where the cases move it without those about the item, unit vector of the item.
+/// A click to learn from: unit query, where the other cases move it, unit vector of the item.
 struct Pair<'a> {
     case: u64,
     query: &'a [f32],
@@ -141,7 +141,7 @@ impl CycleInput {
             for id in case.items {
                 if let Some(item) = self.items.get(id).filter(|i| i.inv_norm > 0.0) {
                     let vector = item.vector.iter().map(|v| v * item.inv_norm).collect();
-                    let probe = self.learned.cases.probe(case.query)?.without(&[id]);
+                    let probe = self.learned.cases.probe(case.query)?.without_case(case.id);
                     out.push(Pair {
                         case: case.id,
                         query: case.query,
@@ -339,8 +339,9 @@ impl CycleInput {
         Ok(Some(loss.mean))
     }
 
-    /// DCG of the held-out clicks among the known items, with the candidate's adapter and with the live one. The cases about
-    /// the clicked item are taken out, so that the rest of the engine does not simply remember the answer.
+    /// DCG of the held-out clicks among the known items, with the candidate's adapter and with the live one. The click's own
+    /// case is taken out, so that the rest of the engine does not simply remember the answer; all others act, recall too, as
+    /// they do when it serves.
     fn compare(
         &self,
         candidate: &BaseLora,
@@ -356,6 +357,11 @@ impl CycleInput {
         }
         let mut gain = Running::default();
         for pair in gate {
+            let probe = self.learned.cases.probe(pair.query)?.without_case(pair.case);
+            let w = self.learned.cases.params().recall_weight;
+            let recall = |id: &ItemId| w * self.learned.cases.recall_of(&probe, id);
+            let remembered = recall(pair.item);
+            let others: Vec<f32> = pool.iter().map(|(id, _)| recall(id)).collect();
             let score = |base: Option<&BaseLora>| -> Result<f64> {
                 let mut moved = pair.start.clone();
                 if let Some(base) = base {
@@ -363,11 +369,12 @@ impl CycleInput {
                     base.factors(0)?.delta_into(pair.query, &mut delta)?;
                     kernels::axpy(1.0, &delta, &mut moved);
                 }
-                let mut scores = vec![kernels::dot(&moved, &pair.vector)];
+                let mut scores = vec![kernels::dot(&moved, &pair.vector) + remembered];
                 scores.extend(
                     pool.iter()
-                        .filter(|(id, _)| *id != pair.item)
-                        .map(|(_, v)| kernels::dot(&moved, v)),
+                        .zip(&others)
+                        .filter(|((id, _), _)| *id != pair.item)
+                        .map(|((_, v), r)| kernels::dot(&moved, v) + r),
                 );
                 Ok(dcg(&scores, &[0]))
             };

@@ -296,7 +296,7 @@ fn bad_input_changes_nothing() {
     ));
     assert!(matches!(
         bank.add(outcome(&x, f64::NAN, "s")),
-        Err(Error::Value { .. })
+        Err(Error::NotFinite { .. })
     ));
     assert_eq!(bank, Bank::new(config(3)).unwrap());
     assert!(bank.extract(0).unwrap().is_empty());

@@ -199,10 +199,21 @@ impl Probe {
     /// The same request as if the cases about any of `items` were not among the neighbours; no others move up.
     #[must_use]
     pub fn without(&self, items: &[&ItemId]) -> Self {
+        self.without_where(|_, about| about.iter().any(|i| items.contains(&i)))
+    }
+
+    /// The same request as if one case had never been.
+    #[must_use]
+    pub fn without_case(&self, case: CaseId) -> Self {
+        self.without_where(|id, _| id == case)
+    }
+
+    fn without_where(&self, goes: impl Fn(CaseId, &[ItemId]) -> bool) -> Self {
         let mut out = self.clone();
         out.near.retain(|n| {
             let (segment, slot) = locate(&self.segments, n.position);
-            let gone = segment.cases[slot].meta.items.iter().any(|i| items.contains(&i));
+            let case = &segment.cases[slot];
+            let gone = goes(case.id, &case.meta.items);
             if gone {
                 kernels::axpy(-n.a, segment.gradient(slot), &mut out.pull);
             }
