@@ -177,7 +177,7 @@ class SonaConfig:
     @classmethod
     def from_toml(cls, path: str | Path) -> SonaConfig:
         """Read the fields from a TOML file (top level, or under ``[sona]``)."""
-        import tomllib  # a fifth of the time of `import sona`
+        import tomllib  # few programs read a file: not at import
 
         with open(path, "rb") as f:
             values = tomllib.load(f)
