@@ -28,7 +28,7 @@ def drop_padding(row):
     return [int(j) for j in row if j >= 0]
 
 
-@pytest.mark.parametrize("name", ["small", "many", "mixed"])
+@pytest.mark.parametrize("name", ["small", "many", "mixed", "credible"])
 def test_golden_streams(name):
     g = stream(name)
     items = g["items"].astype(np.float32)
@@ -43,9 +43,17 @@ def test_golden_streams(name):
         shrinkage=g["param_kappa"],
         neighbors=g["param_neighbors"],
     )
+    common = {"decay": g["param_decay"], "warmup": g["param_warmup"]}
     gates = {
-        mode: ItemGate(mode=mode, nu=g["param_nu"], z=g["param_z"], decay=g["param_decay"], warmup=g["param_warmup"])
-        for mode in ("evidence", "multiplier")
+        "evidence": ItemGate(
+            nu=g["param_nu"],
+            z=g["param_z"],
+            soft=bool(g["param_soft"]),
+            start=tuple(g["param_start"].tolist()),
+            full_coverage=g["param_full_coverage"],
+            **common,
+        ),
+        "multiplier": ItemGate(mode="multiplier", **common),
     }
     marks = list(g["marks"])
 
@@ -72,8 +80,9 @@ def test_golden_streams(name):
         q = g["q"][t].astype(np.float32)
         clicked, candidates = drop_padding(g["clicked"][t]), drop_padding(g["candidates"][t])
         s = memory.scores(q, ids, items)
-        for gate in gates.values():
-            gate.observe(memory, q, clicked, ids, items)
+        weight = g["weight"][t] if name == "credible" else 1.0
+        gates["evidence"].observe(memory, q, clicked, ids, items, weight=weight, shown_ids=g["shown"][t].tolist())
+        gates["multiplier"].observe(memory, q, clicked, ids, items)
         memory.learn(q, clicked, candidates, items[candidates], scores=s[candidates], weight=g["weight"][t])
         if t + 1 in marks:
             check(marks.index(t + 1))

@@ -64,6 +64,10 @@ class Options:
     soft: bool = False  # e = max(0, 1 - E) in place of a threshold
     z_down: float | None = None  # z for an arm with less handicap than start_arm (None: z)
     others: int = 0  # further simulated removals per feedback, from old cases
+    cover: str = "off"  # off | proven | clicked: scale e by the running share of shown items that are so
+    cover_full: float = 1.0  # share from which e is whole
+    cover_on: str = "all"  # all | start: which arms it scales
+    cover_request: bool = False  # share of this request's best items, in place of the running mean
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,9 @@ class Engine:
         self.stats = [[0.0, np.zeros(k), np.zeros(k)] for _ in range(2)]
         self.events = 0
         self.share = [o.nu * 5, 5.0]
+        self.clicks = np.zeros(len(items), bool)
+        self.covered = [0.0, 0.0]
+        self.places = 5
 
     # ---- scores -------------------------------------------------------------------------------------
     def kernels(self, q: F32) -> F32:
@@ -204,12 +211,39 @@ class Engine:
             return np.maximum(0, 1 - self.evidence)
         return (self.evidence < self.o.proof).astype(np.float32)
 
+    def known(self, shown: NDArray[np.int64]) -> float:
+        """Share of the shown items that are proven, or that were ever clicked."""
+        o = self.o
+        return float((1 - self.unproven()[shown]).mean() if o.cover == "proven" else self.clicks[shown].mean())
+
+    def coverage(self, s: F32) -> np.float32:
+        o = self.o
+        if o.cover == "off":
+            return np.float32(1)
+        if o.cover_request:
+            k = self.places
+            c = self.known(np.argpartition(-s, k)[:k] if len(s) > k else np.arange(len(s)))
+        else:
+            c = self.covered[0] / max(self.covered[1], 1e-9)
+        return np.float32(min(1.0, c / o.cover_full))
+
+    def betas(self, s: F32) -> tuple[F32, F32]:
+        """(beta, lambda) of every arm for this request."""
+        beta, lam = np.array(self.arms, np.float32).T
+        c = self.coverage(s)
+        if self.o.cover_on == "all":
+            return beta * c, lam * c
+        start = self.arms.index(self.o.start_arm)
+        beta[start] *= c
+        lam[start] *= c
+        return beta, lam
+
     def all_arms(self, q: F32, s: F32, nov: F32, e: F32, c1: float) -> F32:
         if self.o.gate == "multiplier":
             s0 = self.items @ q
             f = np.array([m if t is None else m / (1 + np.exp(-(c1 - t) / 0.05)) for m, t in self.arms])
             return s0 + f[:, None].astype(np.float32) * (s - s0)
-        beta, lam = np.array(self.arms, np.float32).T
+        beta, lam = self.betas(s)
         if self.o.relative:
             beta = beta * max(0.0, float((s - self.items @ q).max()))
         return s + e * (beta[:, None] + lam[:, None] * nov)
@@ -223,7 +257,7 @@ class Engine:
             m, t = self.arms[arm]
             s0 = self.items @ q
             return s0 + np.float32(m if t is None else m / (1 + np.exp(-(c1 - t) / 0.05))) * (s - s0)
-        beta, lam = self.arms[arm]
+        beta, lam = (x[arm] for x in self.betas(s))
         if o.relative:
             beta *= max(0.0, float((s - self.items @ q).max()))
         return s + self.unproven() * (np.float32(beta) + np.float32(lam) * nov)
@@ -279,6 +313,9 @@ class Engine:
         o = self.o
         cos, s, r, nov = self.last
         self.events += 1
+        self.places = len(shown)
+        if o.cover != "off":
+            self.covered = [self.covered[0] * o.decay + self.known(shown), self.covered[1] * o.decay + 1]
         self.rho = self.credibility(clicked, shown)
         weight = self.rho if o.weigh else 1.0
         if o.gate == "evidence" and self.events >= o.score_from and not o.fixed:
@@ -305,6 +342,7 @@ class Engine:
             c1 = float(left.max()) if len(left) else -1.0
             self.add_stats(1, self.dcg(self.all_arms(q, s2, nov, nov, c1), clicked))
         self.evidence[clicked] += r[clicked] * weight
+        self.clicks[clicked] = True
 
     def removed_copy(
         self,

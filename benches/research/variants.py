@@ -87,3 +87,29 @@ VARIANTS["final.05"] = (replace(NEW, soft=True, em_recall=True, start_arm=(0.05,
 VARIANTS["final.em.05"] = (replace(VARIANTS["final"][0], em_tau=0.05), Engine)
 VARIANTS["final.noem"] = (replace(VARIANTS["final"][0], em=False, eta=0.6), Engine)
 VARIANTS["final.rec"] = (replace(EM, em_recall=True), Engine)
+FINAL = VARIANTS["final"][0]
+for tag, more in {
+    "c1": {"cover_full": 1.0},
+    "c.5": {"cover_full": 0.5},
+    "c.5start": {"cover_full": 0.5, "cover_on": "start"},
+    "c.5req": {"cover_full": 0.5, "cover_request": True},
+}.items():
+    VARIANTS[tag] = (replace(FINAL, cover="clicked", **more), Engine)
+VARIANTS["final.nu.3"] = (replace(FINAL, nu=0.3), Engine)
+SHIPPED = replace(FINAL, cover="clicked", cover_full=0.5, nu=0.3)
+for tag, more in {
+    "": {},
+    ".start": {"cover_on": "start"},
+    ".nu.4": {"nu": 0.4},
+    ".em.07": {"em_tau": 0.07},
+    ".em.05": {"em_tau": 0.05},
+    ".w.3": {"w": 0.3},
+    ".hr.08": {"h_r": 0.08},
+    ".ha.3": {"h_a": 0.3},
+    ".eta.6": {"eta": 0.6},
+    ".eta1": {"eta": 1.0},
+    ".tau.07": {"tau": 0.07},
+    ".top100": {"top": 100},
+    ".top200": {"top": 200},
+}.items():
+    VARIANTS[f"shipped{tag}"] = (replace(SHIPPED, **more), Engine)

@@ -8,7 +8,9 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sona_bench::unit_rows;
 use sona_core::item::ItemId;
 use sona_core::kernels;
-use sona_core::patterns::cases::{Candidates, CaseMemory, CaseParams, GateParams, ItemGate, NewCase, Scored};
+use sona_core::patterns::cases::{
+    Candidates, CaseMemory, CaseParams, GateParams, ItemGate, Looked, NewCase, Scored,
+};
 use sona_core::rng::{normal, stream};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -62,7 +64,7 @@ impl World {
             let probe = memory.probe(&q).expect("probe");
             let mut scored = Scored::default();
             memory.score(&probe, c, None, &mut scored).expect("score");
-            gate.observe(memory, &probe, &chosen, c, &scored)
+            gate.observe(memory, &probe, &chosen, c, &scored, Looked::default())
                 .expect("observe");
             let case = NewCase {
                 chosen: &chosen,

@@ -607,6 +607,9 @@ class ItemGate:
         decay: float = 0.999,
         warmup: int = 20,
         seed: int = 0,
+        soft: bool = False,
+        start: tuple[float, float] = (0.0, 0.0),
+        full_coverage: float = 0.0,
     ) -> Self: ...
     def observe(
         self,
@@ -617,6 +620,8 @@ class ItemGate:
         vectors: npt.ArrayLike,
         *,
         base: npt.ArrayLike | None = None,
+        weight: float = 1.0,
+        shown_ids: Iterable[Hashable] | None = None,
     ) -> None: ...
     def scores(
         self,

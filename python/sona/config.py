@@ -56,7 +56,7 @@ class SonaConfig:
         list is drawn from the scores at temperature ``exploration_rate``. Propensities are logged in every case.
     exploration_rate : float, default 0.05
         ε, or the temperature.
-    eta : float, default 0.6
+    eta : float, default 0.8
         Step size of the kernel adapter.
     recall_weight : float, default 0.2
         Weight of normalised recall.
@@ -64,7 +64,7 @@ class SonaConfig:
         Nearest remembered cases that count.
     gate : {"evidence", "multiplier", "off"}, default "evidence"
         How items without feedback keep their chance.
-    gate_nu : float, default 0.2
+    gate_nu : float, default 0.3
         Assumed share of traffic that wants items without feedback.
     case_bytes : int or None, default 256 MiB
         Bytes of remembered cases per scope; None is unbounded.
@@ -119,11 +119,11 @@ class SonaConfig:
     canary_share: float = 0.1
     exploration: Literal["none", "epsilon", "softmax"] = "none"
     exploration_rate: float = 0.05
-    eta: float = 0.6
+    eta: float = 0.8
     recall_weight: float = 0.2
     neighbors: int = 128
     gate: Literal["evidence", "multiplier", "off"] = "evidence"
-    gate_nu: float = 0.2
+    gate_nu: float = 0.3
     case_bytes: int | None = 256 * _MB
     item_bytes: int = 512 * _MB
     journal_bytes: int = 256 * _MB

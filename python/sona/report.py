@@ -144,7 +144,8 @@ class Report:
             gate, cases = s["gate"], s["cases"]
             lines.append(
                 f"  scope {name!r}: {cases['cases']} cases, lift {_mean(s['progress']['lift'])}, "
-                f"gate beta {gate['beta']:.2f} lambda {gate['lambda']:.2f}, duplicates {s['duplicates']}"
+                f"gate beta {gate['beta']:.2f} lambda {gate['lambda']:.2f}, "
+                f"stray clicks {gate['stray_share']:.0%}, duplicates {s['duplicates']}"
             )
             lines.append(_harm(s["harm"]))
             for source, c in s["sources"].items():

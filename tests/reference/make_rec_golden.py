@@ -14,8 +14,8 @@ After feedback number ``marks[i]`` (i = 0 is the empty state, mark 0): for the f
 arm), ``standard_errors[i]``, ``arm[i]`` with ``beta[i]``, ``lambda[i]``, ``evidence_scores[i]``,
 ``multiplier_arm[i]``, ``multiplier_scores[i]``.  ``removed[t]`` is the item that the evidence gate removed.
 
-The case "credible" has eta .8, the gate's soft evidence, start (.1, .5) and z 2, every fifth click a stray,
-and ``weight[t]`` = rho of `StrayClicks` over the shown items ``shown[t]``.
+The case "credible" has eta .8, the gate's soft evidence, start (.1, .5), z 2, nu .3 and full_coverage .5, every
+fifth click a stray, and ``weight[t]`` = rho of `StrayClicks` over the shown items ``shown[t]``: the engine's rule.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def run(
     strays = StrayClicks()
     if credible:
         rec.eta, evidence.soft, evidence.start, evidence.z = 0.8, True, (0.1, 0.5), 2.0
+        evidence.nu, evidence.full_coverage = 0.3, 0.5
     ids = list(range(items))
     log: dict[str, list] = {k: [] for k in ("q", "clicked", "shown", "candidates", "weight", "removed")}
     state: dict[str, list] = {}
@@ -101,7 +102,7 @@ def run(
         if credible:
             weight = strays.observe(s[top_shown], [top_shown.index(a) for a in clicked])
         candidates = top_candidates(top_shown, s, top)
-        evidence.observe(rec, q, clicked, ids, vectors, weight=weight if credible else 1.0)
+        evidence.observe(rec, q, clicked, ids, vectors, weight=weight if credible else 1.0, shown_ids=top_shown)
         multiplier.observe(rec, q, clicked, ids, vectors)
         rec.learn(q, clicked, candidates, vectors[candidates], scores=s[candidates], weight=weight)
         pick = clicked[splitmix64(evidence.seed + evidence.count) % len(clicked)]
@@ -115,6 +116,7 @@ def run(
             mark()
     params = {k: getattr(rec, k) for k in ("eta", "h_a", "tau", "w", "h_r", "kappa", "neighbors")}
     gate = {k: getattr(evidence, k) for k in ("nu", "z", "decay", "h_q", "score_from", "warmup", "seed")}
+    gate |= {k: getattr(evidence, k) for k in ("soft", "start", "full_coverage")}
     out = {"items": vectors, "probes": probes, "marks": np.array(marks)}
     out |= {k: np.array(v) for k, v in log.items()} | {k: np.stack(v) for k, v in state.items()}
     return out | {f"param_{k}": np.array(v) for k, v in (params | gate).items()}

@@ -146,11 +146,11 @@ impl EngineConfig {
             mode: Mode::On,
             canary_share: 0.1,
             exploration: Exploration::None,
-            eta: 0.6,
+            eta: 0.8,
             recall_weight: 0.2,
             neighbors: 128,
             gate: "evidence".into(),
-            gate_nu: 0.2,
+            gate_nu: 0.3,
             micro_rank: 2,
             micro_lr: 0.002,
             base_rank: 8,
@@ -315,7 +315,7 @@ impl EngineConfig {
 /// Envelope of a serialised engine.
 pub const ENGINE_KIND: Kind = Kind {
     tag: *b"ENGN",
-    version: 2,
+    version: 3,
 };
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use crate::kernels;
 use crate::lora::{BaseLora, Factors, MicroConfig, MicroLora};
 use crate::patterns::bank::Bank;
 use crate::patterns::cases::{
-    Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, NewCase, Probe, Scored,
+    Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, Looked, NewCase, Probe, Scored,
+    StrayClicks,
 };
 use crate::trajectory::{LearningSignal, Trajectory};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Learned {
     pub harm: Harm,
     /// Who chose what, where that matters.
     pub choosers: Choosers,
+    /// How believable clicks are.
+    pub strays: StrayClicks,
     /// Test-then-learn figures.
     pub progress: Progress,
     /// Running mean of whole-answer qualities, the baseline of the next one.
@@ -59,6 +62,11 @@ impl Learned {
         let gate = GateParams {
             mode: GateMode::parse(&config.gate)?,
             nu: config.gate_nu,
+            // Protection from the first feedback on where the item set is closed; docs/explanation/retrieval-experiments.md.
+            soft: true,
+            start: (0.1, 0.5),
+            z: 2.0,
+            full_coverage: 0.5,
             ..GateParams::default()
         };
         Ok(Self {
@@ -67,6 +75,7 @@ impl Learned {
             gate: ItemGate::new(gate, config.seed)?,
             harm: Harm::default(),
             choosers: Choosers::new(config.min_users),
+            strays: StrayClicks::default(),
             progress: Progress::default(),
             quality: Baseline::default(),
             micro: None,
@@ -240,6 +249,37 @@ impl Learned {
         Ok(())
     }
 
+    /// ρ of a choice. An item that was not shown cannot be a stray click: somebody named it. Scores of the application have a
+    /// scale of their own, which says nothing about clicks; cosines take their place.
+    fn credibility(
+        &mut self,
+        shown: &[usize],
+        chosen: &[usize],
+        candidates: &Candidates<'_>,
+        ranking: &Ranking,
+        own_base: bool,
+    ) -> f32 {
+        let mut places = Vec::with_capacity(chosen.len());
+        for c in chosen {
+            match shown.iter().position(|s| s == c) {
+                Some(place) if places.contains(&place) => {}
+                Some(place) => places.push(place),
+                None => return 1.0,
+            }
+        }
+        let score = |&p: &usize| {
+            let (s, base) = (ranking.scored.scores[p], ranking.scored.base[p]);
+            if own_base {
+                return s;
+            }
+            let cosine = kernels::dot(ranking.probe.query(), candidates.vector(p)) * candidates.inv_norm(p);
+            s - base + cosine
+        };
+        let scores: Vec<f32> = shown.iter().map(score).collect();
+        self.strays
+            .observe(&scores, &places, self.cases.params().temperature)
+    }
+
     /// One instant learning step; `version` is the logical time of the event.
     pub fn learn(
         &mut self,
@@ -270,6 +310,8 @@ impl Learned {
                 parts.iter_mut().flatten().for_each(|(_, r)| *r *= quality);
             }
         }
+        let shown = ranking.best(record.shown.len(), record.acted);
+        let mut credible = 1.0;
         if let Some(clicked) = parts.iter().find(|p| p.first().is_some_and(|(_, r)| *r > 0.0)) {
             let positions: Vec<usize> = clicked.iter().map(|(p, _)| *p).collect();
             let ids: Vec<ItemId> = positions.iter().map(|&p| record.items[p].id.clone()).collect();
@@ -284,17 +326,26 @@ impl Learned {
             self.watch(&ranking, &all, &positions)?;
             self.choosers.add(&ids, what.user);
             if what.quality.is_none() {
+                credible = self.credibility(&shown, &positions, &all, &ranking, record.base.is_none());
+                let how = Looked {
+                    weight: f64::from(credible),
+                    shown: Some(&shown),
+                };
                 self.gate
-                    .observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored)?;
+                    .observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored, how)?;
             }
         }
         for part in &parts {
-            let strength = part.iter().map(|(_, r)| *r).sum::<f32>() / part.len().max(1) as f32 * what.trust;
+            let mut strength =
+                part.iter().map(|(_, r)| *r).sum::<f32>() / part.len().max(1) as f32 * what.trust;
+            if strength > 0.0 {
+                strength *= credible;
+            }
             if part.is_empty() || strength == 0.0 || !strength.is_finite() {
                 continue;
             }
             let judged: Vec<usize> = part.iter().map(|(p, _)| *p).collect();
-            let taking_part = learning_set(record, &ranking.scored.scores, &judged, config.learn_candidates);
+            let taking_part = learning_set(&shown, &ranking.scored.scores, &judged, config.learn_candidates);
             let subset = listing.subset(&taking_part);
             let candidates = subset.candidates()?;
             let scores: Vec<f32> = taking_part.iter().map(|&p| ranking.scored.scores[p]).collect();

@@ -1,7 +1,6 @@
 //! One request as the learned state sees it: its candidates, its scores, and what was said about it.
 
 use super::items::Item;
-use super::pending::DecisionRecord;
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
@@ -70,15 +69,18 @@ pub struct Ranking {
     pub learned: Vec<f32>,
 }
 
+impl Ranking {
+    /// The places that this ranking would show. Learning goes by them and not by the recorded ones, which hold what a user
+    /// who was forgotten since had taught: a replay without that user must end where one who never was here would have led.
+    pub(super) fn best(&self, places: usize, acted: bool) -> Vec<usize> {
+        kernels::top_k(if acted { &self.learned } else { &self.scored.base }, places)
+    }
+}
+
 /// Positions that take part in learning, ascending: those shown, those judged and the best `top` by score.
-pub(super) fn learning_set(
-    record: &DecisionRecord,
-    scores: &[f32],
-    judged: &[usize],
-    top: usize,
-) -> Vec<usize> {
+pub(super) fn learning_set(shown: &[usize], scores: &[f32], judged: &[usize], top: usize) -> Vec<usize> {
     let mut out = kernels::top_k(scores, top);
-    out.extend(record.shown.iter().map(|&p| p as usize));
+    out.extend_from_slice(shown);
     out.extend_from_slice(judged);
     out.sort_unstable();
     out.dedup();

@@ -18,7 +18,7 @@ use crate::error::{Error, Result, check_finite};
 use crate::item::ItemId;
 use crate::lora::{BaseLora, MicroLora};
 use crate::patterns::bank::Bank;
-use crate::patterns::cases::{CaseMemory, ItemGate};
+use crate::patterns::cases::{CaseMemory, ItemGate, StrayClicks};
 use crate::store::atomic;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -47,6 +47,7 @@ struct ScopeImage<'a> {
     gate: Blob<'a>,
     harm: Harm,
     choosers: ChoosersImage,
+    strays: StrayClicks,
     progress: Progress,
     quality: Baseline,
     #[serde(borrow)]
@@ -87,6 +88,7 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage<'static>> {
         gate: live.gate.to_bytes()?.into(),
         harm: live.harm.clone(),
         choosers: live.choosers.image(),
+        strays: live.strays,
         progress: live.progress.clone(),
         quality: live.quality,
         micro: live
@@ -122,6 +124,12 @@ fn scope_of(image: ScopeImage<'_>, config: &EngineConfig) -> Result<Scope> {
             config.dim
         );
         return Err(Error::corrupt("engine state", reason));
+    }
+    if !image.strays.is_valid() {
+        return Err(Error::corrupt(
+            "engine state",
+            "the share of stray clicks is not one",
+        ));
     }
     let micro = image
         .micro
@@ -163,6 +171,7 @@ fn scope_of(image: ScopeImage<'_>, config: &EngineConfig) -> Result<Scope> {
         gate: ItemGate::from_bytes(&image.gate.0)?,
         harm: image.harm,
         choosers: Choosers::restored(config.min_users, image.choosers),
+        strays: image.strays,
         progress: image.progress,
         quality: image.quality,
         micro,
@@ -367,8 +376,8 @@ impl Engine {
         Ok(())
     }
 
-    /// BLAKE3 of what a scope has learned: cases, gate and figures, not the times and numbers of events. Equal digests mean
-    /// equal answers, bit for bit.
+    /// BLAKE3 of what a scope has learned: cases, gate, share of stray clicks and figures, not the times and numbers of
+    /// events. Equal digests mean equal answers, bit for bit.
     pub fn digest(&self, scope: &str) -> Result<[u8; 32]> {
         let live = match self.scope(scope) {
             Some(scope) => scope.live.load_full(),
@@ -380,7 +389,13 @@ impl Engine {
         let base = live.base.as_ref().map(|b| b.to_bytes()).transpose()?;
         let bank = live.bank.as_ref().map(|b| b.to_bytes()).transpose()?;
         let rest = postcard::to_stdvec(&(
-            (&live.progress, &live.quality, &live.harm, live.choosers.image()),
+            (
+                &live.progress,
+                &live.quality,
+                &live.harm,
+                live.choosers.image(),
+                live.strays,
+            ),
             (micro, base, bank),
         ))
         .map_err(|e| Error::corrupt("digest", e))?;

@@ -1,6 +1,7 @@
 //! What the engine says about itself: metrics, reports, explanations.
 
 use super::event::DecisionId;
+use super::learned::Learned;
 use super::ledger::SourceCount;
 use super::listing::Listing;
 use super::stats::Progress;
@@ -70,6 +71,13 @@ pub struct Explanation {
     pub cases: Vec<(u64, f32)>,
     /// Arm of the item gate: β and λ.
     pub gate_arm: (f64, f64),
+}
+
+/// The gate's figures, and the share of choices that are taken for stray clicks.
+fn gate_metrics(live: &Learned) -> Metrics {
+    let mut out = live.gate.metrics();
+    out.push(("stray_share", live.strays.share().into()));
+    out
 }
 
 impl Engine {
@@ -160,7 +168,7 @@ impl Engine {
                     version: live.version,
                     progress: live.progress.clone(),
                     cases: live.cases.metrics(),
-                    gate: live.gate.metrics(),
+                    gate: gate_metrics(&live),
                     harm: live.harm.metrics(),
                     items: (items.len(), items.nbytes()),
                     sources: ledger.sources.clone(),

@@ -57,6 +57,24 @@ impl<'a> Candidates<'a> {
         self.ids
     }
 
+    /// Positions of the given items, each once, in their order; errors at one that is not there.
+    pub fn find(&self, name: &'static str, items: &[ItemId]) -> Result<Vec<usize>> {
+        let mut out = Vec::with_capacity(items.len());
+        for item in items {
+            let Some(j) = self.ids.iter().position(|id| *id == item) else {
+                return Err(Error::value(
+                    name,
+                    "items among the candidates",
+                    format!("{item}, which is not there"),
+                ));
+            };
+            if !out.contains(&j) {
+                out.push(j);
+            }
+        }
+        Ok(out)
+    }
+
     /// Vector of candidate `i` as it came.
     #[must_use]
     pub fn vector(&self, i: usize) -> &'a [f32] {

@@ -10,6 +10,11 @@ const LAMBDAS: [f64; 3] = [0.0, 0.5, 1.0];
 /// Number of arms.
 pub(super) const ARMS: usize = BETAS.len() * LAMBDAS.len();
 
+/// The arm (β, λ), if it is one.
+pub(super) fn index(beta: f64, lambda: f64) -> Option<usize> {
+    (0..ARMS).find(|&i| arm(i) == (beta, lambda))
+}
+
 /// (β, λ) of an arm; β outermost, arm 0 is (0, 0).
 pub(super) fn arm(i: usize) -> (f64, f64) {
     (BETAS[i / LAMBDAS.len()], LAMBDAS[i % LAMBDAS.len()])
@@ -25,20 +30,16 @@ pub(super) struct Handicap {
 }
 
 impl Handicap {
-    /// From un-offset scores; `is_open(d)` is e(d) = 1.
+    /// From un-offset scores; `open(d)` is e(d).
     pub(super) fn new(
         probe: &Probe,
         candidates: &Candidates<'_>,
         scored: &Scored,
-        is_open: impl Fn(&ItemId) -> bool,
+        open: impl Fn(&ItemId) -> f32,
     ) -> Self {
-        let open: Vec<f32> = candidates
-            .ids()
-            .iter()
-            .map(|id| f32::from(u8::from(is_open(id))))
-            .collect();
+        let open: Vec<f32> = candidates.ids().iter().map(|id| open(id)).collect();
         let mut novel = vec![0.0; open.len()];
-        if !probe.is_empty() && open.contains(&1.0) {
+        if !probe.is_empty() && open.iter().any(|e| *e > 0.0) {
             candidates.add_dots(&probe.novelty(), &mut novel);
         }
         for (n, e) in novel.iter_mut().zip(&open) {
@@ -70,21 +71,21 @@ impl Handicap {
         out.extend((0..self.scores.len()).map(|i| self.score(i, arm)));
     }
 
-    /// DCG of `wanted` per arm, less that of arm 0.
-    pub(super) fn gains(&self, wanted: &[usize]) -> [f64; ARMS] {
+    /// DCG of `wanted` per arm, less that of the arm `start`.
+    pub(super) fn gains(&self, wanted: &[usize], start: usize) -> [f64; ARMS] {
         let mut gains: [f64; ARMS] =
             std::array::from_fn(|a| dcg(self.scores.len(), |i| self.score(i, arm(a)), wanted));
-        let plain = gains[0];
+        let reference = gains[start];
         for g in &mut gains {
-            *g -= plain;
+            *g -= reference;
         }
         gains
     }
 }
 
-/// The arm of largest D among those with D > z·SE, the first on ties; else arm 0.
-pub(super) fn choose(as_is: &Running, removed: &Running, nu: f64, z: f64) -> usize {
-    let mut best = (0, 0.0);
+/// The arm of largest D among those with D > z·SE, the first on ties; else `start`.
+pub(super) fn choose(as_is: &Running, removed: &Running, nu: f64, z: f64, start: usize) -> usize {
+    let mut best = (start, 0.0);
     for a in 0..ARMS {
         let (d, se) = merit(as_is, removed, nu, a);
         if d > z * se && d > best.1 {

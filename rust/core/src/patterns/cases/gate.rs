@@ -1,7 +1,9 @@
 //! Items that never got feedback keep their chance.
 
 use super::candidates::{Candidates, Scored};
+use super::coverage::Coverage;
 use super::evidence::{self, Handicap};
+use super::gate_params::{GateMode, GateParams};
 use super::memory::CaseMemory;
 use super::multiplier;
 use super::probe::Probe;
@@ -10,89 +12,6 @@ use crate::error::{Error, Result};
 use crate::item::ItemId;
 use crate::metrics::Metrics;
 use rustc_hash::FxBuildHasher;
-use serde::{Deserialize, Serialize};
-
-/// Which gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GateMode {
-    /// A learned handicap for items without evidence.
-    Evidence,
-    /// One learned factor for all that was learned.
-    Multiplier,
-    /// None: scores pass unchanged.
-    Off,
-}
-
-impl GateMode {
-    /// From the public name.
-    pub fn parse(name: &str) -> Result<Self> {
-        Ok(match name {
-            "evidence" => Self::Evidence,
-            "multiplier" => Self::Multiplier,
-            "off" => Self::Off,
-            other => {
-                return Err(Error::config(
-                    "mode",
-                    "evidence, multiplier or off",
-                    format!("{other:?}"),
-                ));
-            }
-        })
-    }
-
-    /// The public name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Evidence => "evidence",
-            Self::Multiplier => "multiplier",
-            Self::Off => "off",
-        }
-    }
-}
-
-/// Settings of a gate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct GateParams {
-    /// Which gate.
-    pub mode: GateMode,
-    /// Assumed share ν of traffic that wants items without feedback, 0..=1.
-    pub nu: f64,
-    /// Standard errors that an arm must win by, ≥ 0 (evidence).
-    pub z: f64,
-    /// Decay of the running means per feedback, in (0, 1].
-    pub decay: f64,
-    /// Feedbacks before an arm is chosen.
-    pub warmup: u64,
-}
-
-impl Default for GateParams {
-    fn default() -> Self {
-        Self {
-            mode: GateMode::Evidence,
-            nu: 0.2,
-            z: 3.0,
-            decay: 0.999,
-            warmup: 20,
-        }
-    }
-}
-
-impl GateParams {
-    /// Errors at the first field that is out of range.
-    pub fn check(&self) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.nu) {
-            return Err(Error::config("nu", "a number in [0, 1]", self.nu));
-        }
-        if !(self.z.is_finite() && self.z >= 0.0) {
-            return Err(Error::config("z", "a finite number >= 0", self.z));
-        }
-        if !(self.decay > 0.0 && self.decay <= 1.0) {
-            return Err(Error::config("decay", "a number in (0, 1]", self.decay));
-        }
-        Ok(())
-    }
-}
 
 /// First feedback whose arms are scored (evidence).
 const SCORE_FROM: u64 = 6;
@@ -101,6 +20,24 @@ const ENOUGH: f32 = 1.0;
 
 pub(super) type EvidenceMap =
     imbl::GenericHashMap<ItemId, f32, FxBuildHasher, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// What a gate looks at besides the ranking itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Looked<'a> {
+    /// How much the feedback counts, ≥ 0.
+    pub weight: f64,
+    /// Positions of the candidates that were shown; `None`: all.
+    pub shown: Option<&'a [usize]>,
+}
+
+impl Default for Looked<'_> {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            shown: None,
+        }
+    }
+}
 
 /// Learns from each feedback how items without evidence are to be treated. Cloning costs O(arms).
 #[derive(Debug, Clone)]
@@ -111,6 +48,7 @@ pub struct ItemGate {
     pub(super) as_is: Running,
     pub(super) removed: Running,
     pub(super) evidence: EvidenceMap,
+    pub(super) coverage: Coverage,
     pub(super) arm: usize,
 }
 
@@ -126,6 +64,7 @@ impl ItemGate {
             as_is: Running::new(arms),
             removed: Running::new(arms),
             evidence: EvidenceMap::default(),
+            coverage: Coverage::default(),
             arm: 0,
         };
         gate.choose();
@@ -184,9 +123,41 @@ impl ItemGate {
         self.evidence.get(item).is_some_and(|e| *e >= ENOUGH)
     }
 
+    /// e(d): 1 without evidence, times the share of the handicap that the coverage allows.
+    fn openness(&self, id: &ItemId) -> f32 {
+        let e = self.evidence.get(id).copied().unwrap_or(0.0);
+        let unproven = if self.params.soft {
+            (ENOUGH - e).max(0.0)
+        } else {
+            f32::from(u8::from(e < ENOUGH))
+        };
+        self.fullness() * unproven
+    }
+
+    fn fullness(&self) -> f32 {
+        if self.params.full_coverage > 0.0 {
+            (self.coverage.mean() / self.params.full_coverage).min(1.0) as f32
+        } else {
+            1.0
+        }
+    }
+
+    fn cover(&mut self, shown: Option<&[usize]>, candidates: &Candidates<'_>) {
+        let places = shown.map_or(candidates.len(), <[usize]>::len);
+        if self.params.full_coverage == 0.0 || places == 0 {
+            return;
+        }
+        let is_known = |j: usize| self.evidence.contains_key(candidates.ids()[j]);
+        let known = match shown {
+            Some(shown) => shown.iter().filter(|&&j| is_known(j)).count(),
+            None => (0..places).filter(|&j| is_known(j)).count(),
+        };
+        self.coverage.add(known as f64 / places as f64, self.params.decay);
+    }
+
     /// s'(d) of each candidate into `out`; `scored` is from the same probe. Without cases the base itself, bit for bit.
     pub fn apply(&self, probe: &Probe, candidates: &Candidates<'_>, scored: &Scored, out: &mut Vec<f32>) {
-        self.apply_where(probe, candidates, scored, |id| !self.has_evidence(id), out);
+        self.apply_where(probe, candidates, scored, |id| self.openness(id), out);
     }
 
     /// As [`Self::apply`], as if `item` had no evidence.
@@ -198,8 +169,9 @@ impl ItemGate {
         scored: &Scored,
         out: &mut Vec<f32>,
     ) {
-        let is_open = |id: &ItemId| id == item || !self.has_evidence(id);
-        self.apply_where(probe, candidates, scored, is_open, out);
+        let full = self.fullness();
+        let open = |id: &ItemId| if id == item { full } else { self.openness(id) };
+        self.apply_where(probe, candidates, scored, open, out);
     }
 
     fn apply_where(
@@ -207,7 +179,7 @@ impl ItemGate {
         probe: &Probe,
         candidates: &Candidates<'_>,
         scored: &Scored,
-        is_open: impl Fn(&ItemId) -> bool,
+        open: impl Fn(&ItemId) -> f32,
         out: &mut Vec<f32>,
     ) {
         out.clear();
@@ -219,7 +191,7 @@ impl ItemGate {
         if plain || probe.is_empty() {
             out.extend_from_slice(&scored.scores);
         } else if self.params.mode == GateMode::Evidence {
-            Handicap::new(probe, candidates, scored, is_open).apply(self.evidence_arm(), out);
+            Handicap::new(probe, candidates, scored, open).apply(self.evidence_arm(), out);
         } else {
             let f = multiplier::factor(self.arm, probe.nearest().unwrap_or(-1.0));
             out.extend(
@@ -241,22 +213,33 @@ impl ItemGate {
         clicked: &[ItemId],
         candidates: &Candidates<'_>,
         scored: &Scored,
+        how: Looked<'_>,
     ) -> Result<()> {
-        let wanted = positions(clicked, candidates)?;
+        if !(how.weight.is_finite() && how.weight >= 0.0) {
+            return Err(Error::value("weight", "a finite number >= 0", how.weight));
+        }
+        let wanted = candidates.find("clicked_ids", clicked)?;
+        if wanted.is_empty() {
+            return Err(Error::value("clicked_ids", "at least one item", "none"));
+        }
         self.count += 1;
         match self.params.mode {
             GateMode::Off => return Ok(()),
             GateMode::Evidence => {
+                self.cover(how.shown, candidates);
                 if self.count >= SCORE_FROM {
-                    self.score_handicaps(memory, probe, candidates, scored, &wanted)?;
+                    self.score_handicaps(memory, probe, candidates, scored, &wanted, how.weight)?;
                 }
                 let ids: Vec<&ItemId> = wanted.iter().map(|&j| candidates.ids()[j]).collect();
                 for (id, r) in ids.iter().zip(memory.recall(probe, &ids)) {
                     let e = self.evidence.get(*id).copied().unwrap_or(0.0);
-                    self.evidence.insert((*id).clone(), e + r.max(0.0));
+                    self.evidence
+                        .insert((*id).clone(), e + how.weight as f32 * r.max(0.0));
                 }
             }
-            GateMode::Multiplier => self.score_factors(memory, probe, candidates, scored, &wanted)?,
+            GateMode::Multiplier => {
+                self.score_factors(memory, probe, candidates, scored, &wanted, how.weight)?
+            }
         }
         self.choose();
         Ok(())
@@ -269,9 +252,12 @@ impl ItemGate {
         candidates: &Candidates<'_>,
         scored: &Scored,
         wanted: &[usize],
+        weight: f64,
     ) -> Result<()> {
-        let plain = Handicap::new(probe, candidates, scored, |id| !self.has_evidence(id));
-        self.as_is.add(&plain.gains(wanted), self.params.decay);
+        let start = self.start();
+        let plain = Handicap::new(probe, candidates, scored, |id| self.openness(id));
+        self.as_is
+            .add(&plain.gains(wanted, start), weight, self.params.decay);
         let pick = wanted[(splitmix64(self.seed.wrapping_add(self.count)) % wanted.len() as u64) as usize];
         let item = candidates.ids()[pick];
         let probe = probe.without(&[item]);
@@ -281,8 +267,9 @@ impl ItemGate {
         };
         let base = std::mem::take(&mut scored.base);
         memory.score(&probe, candidates, Some(&base), &mut scored)?;
+        let full = self.fullness();
         let mut handicap = Handicap::new(&probe, candidates, &scored, |id| {
-            id == item || !self.has_evidence(id)
+            if id == item { full } else { self.openness(id) }
         });
         let mut keep = vec![true; candidates.len()];
         for &j in wanted {
@@ -290,7 +277,8 @@ impl ItemGate {
         }
         handicap.retain(&keep);
         let at = keep[..pick].iter().filter(|k| **k).count();
-        self.removed.add(&handicap.gains(&[at]), self.params.decay);
+        let gains = handicap.gains(&[at], start);
+        self.removed.add(&gains, weight, self.params.decay);
         Ok(())
     }
 
@@ -301,6 +289,7 @@ impl ItemGate {
         candidates: &Candidates<'_>,
         scored: &Scored,
         wanted: &[usize],
+        weight: f64,
     ) -> Result<()> {
         let gains = |probe: &Probe, scored: &Scored| -> Vec<f64> {
             let nearest = probe.nearest().unwrap_or(-1.0);
@@ -316,13 +305,19 @@ impl ItemGate {
                 })
                 .collect()
         };
-        self.as_is.add(&gains(probe, scored), self.params.decay);
+        self.as_is.add(&gains(probe, scored), weight, self.params.decay);
         let items: Vec<&ItemId> = wanted.iter().map(|&j| candidates.ids()[j]).collect();
         let reduced = probe.without(&items);
         let mut without = Scored::default();
         memory.score(&reduced, candidates, Some(&scored.base), &mut without)?;
-        self.removed.add(&gains(&reduced, &without), self.params.decay);
+        self.removed
+            .add(&gains(&reduced, &without), weight, self.params.decay);
         Ok(())
+    }
+
+    fn start(&self) -> usize {
+        let (beta, lambda) = self.params.start;
+        evidence::index(beta, lambda).unwrap_or(0)
     }
 
     pub(super) fn choose(&mut self) {
@@ -330,9 +325,10 @@ impl ItemGate {
         self.arm = match self.params.mode {
             GateMode::Off => 0,
             GateMode::Evidence if warm => {
-                evidence::choose(&self.as_is, &self.removed, self.params.nu, self.params.z)
+                let GateParams { nu, z, .. } = self.params;
+                evidence::choose(&self.as_is, &self.removed, nu, z, self.start())
             }
-            GateMode::Evidence => 0,
+            GateMode::Evidence => self.start(),
             GateMode::Multiplier if warm => multiplier::choose(&self.as_is, &self.removed, self.params.nu),
             GateMode::Multiplier => multiplier::FIRST,
         };
@@ -359,31 +355,11 @@ impl ItemGate {
             ("lambda", self.lambda().into()),
             ("gain", gain.into()),
             ("gain_standard_error", error.into()),
+            ("coverage", self.coverage.mean().into()),
             ("items_clicked", self.evidence.len().into()),
             ("items_with_evidence", (self.evidence.len() - open).into()),
         ]
     }
-}
-
-/// Positions of the clicked items among the candidates, each once, in the order of the clicks.
-fn positions(clicked: &[ItemId], candidates: &Candidates<'_>) -> Result<Vec<usize>> {
-    let mut out = Vec::with_capacity(clicked.len());
-    for item in clicked {
-        let Some(j) = candidates.ids().iter().position(|id| *id == item) else {
-            return Err(Error::value(
-                "clicked_ids",
-                "items among the candidates",
-                format!("{item}, which is not there"),
-            ));
-        };
-        if !out.contains(&j) {
-            out.push(j);
-        }
-    }
-    if out.is_empty() {
-        return Err(Error::value("clicked_ids", "at least one item", "none"));
-    }
-    Ok(out)
 }
 
 /// The coin for "one random clicked item": a pure function of seed and count, so that it needs no state (Steele, Lea &

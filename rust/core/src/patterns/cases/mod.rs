@@ -17,9 +17,13 @@
 
 mod candidates;
 mod counts;
+mod coverage;
 mod credit;
 mod evidence;
 mod gate;
+mod gate_params;
+#[cfg(test)]
+mod gate_tests;
 mod gradient;
 mod memory;
 mod multiplier;
@@ -30,12 +34,15 @@ mod search;
 mod segment;
 mod sketch;
 mod state;
+mod strays;
 #[cfg(test)]
 mod tests;
 
 pub use candidates::{Candidates, Scored};
-pub use gate::{GateMode, GateParams, ItemGate};
+pub use gate::{ItemGate, Looked};
+pub use gate_params::{GateMode, GateParams};
 pub use memory::{CaseMemory, CaseView, NewCase};
 pub use params::CaseParams;
 pub use probe::Probe;
 pub use segment::CaseId;
+pub use strays::StrayClicks;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// n ← decay·n + 1, and Σx, Σx² likewise, for a fixed number of arms.
+/// n ← decay·n + weight, and Σ weight·x, Σ weight·x² likewise, for a fixed number of arms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Running {
     pub n: f64,
@@ -19,11 +19,11 @@ impl Running {
         }
     }
 
-    pub(super) fn add(&mut self, x: &[f64], decay: f64) {
-        self.n = decay * self.n + 1.0;
+    pub(super) fn add(&mut self, x: &[f64], weight: f64, decay: f64) {
+        self.n = decay * self.n + weight;
         for ((s, s2), x) in self.sum.iter_mut().zip(&mut self.squares).zip(x) {
-            *s = decay * *s + x;
-            *s2 = decay * *s2 + x * x;
+            *s = decay * *s + weight * x;
+            *s2 = decay * *s2 + weight * x * x;
         }
     }
 

@@ -1,6 +1,8 @@
 //! Memory and gate as bytes, and back with every field checked.
 
-use super::gate::{EvidenceMap, GateParams, ItemGate};
+use super::coverage::Coverage;
+use super::gate::{EvidenceMap, ItemGate};
+use super::gate_params::GateParams;
 use super::memory::{CaseMemory, MAX_WEIGHT};
 use super::params::CaseParams;
 use super::running::Running;
@@ -18,7 +20,7 @@ const MEMORY: Kind = Kind {
 };
 const GATE: Kind = Kind {
     tag: *b"GATE",
-    version: 1,
+    version: 2,
 };
 
 /// A case as it is written: vectors as little-endian bytes, which decode without a loop over varints.
@@ -146,6 +148,7 @@ struct GateState {
     as_is: Running,
     removed: Running,
     evidence: Vec<(ItemId, f32)>,
+    coverage: Coverage,
 }
 
 impl From<&ItemGate> for GateState {
@@ -159,6 +162,7 @@ impl From<&ItemGate> for GateState {
             as_is: g.as_is.clone(),
             removed: g.removed.clone(),
             evidence,
+            coverage: g.coverage,
         }
     }
 }
@@ -183,6 +187,10 @@ impl TryFrom<GateState> for ItemGate {
         if gate.evidence.len() != n {
             return Err(Error::corrupt("item gate", "an item is there twice"));
         }
+        if !state.coverage.is_valid() {
+            return Err(Error::corrupt("item gate", "coverage is not a share"));
+        }
+        gate.coverage = state.coverage;
         gate.count = state.count;
         gate.as_is = state.as_is;
         gate.removed = state.removed;

@@ -8,14 +8,14 @@ use proptest::prelude::*;
 
 const D: usize = 16;
 
-struct World {
+pub(super) struct World {
     ids: Vec<ItemId>,
     vectors: Vec<Vec<f32>>,
     rng: ChaCha8Rng,
 }
 
 impl World {
-    fn new(items: usize, seed: u64) -> Self {
+    pub(super) fn new(items: usize, seed: u64) -> Self {
         let mut rng = stream(seed, 0);
         let vectors = (0..items).map(|_| unit(&mut rng)).collect();
         Self {
@@ -25,7 +25,7 @@ impl World {
         }
     }
 
-    fn with<T>(&self, f: impl FnOnce(&Candidates<'_>) -> T) -> T {
+    pub(super) fn with<T>(&self, f: impl FnOnce(&Candidates<'_>) -> T) -> T {
         let ids: Vec<&ItemId> = self.ids.iter().collect();
         let rows: Vec<&[f32]> = self.vectors.iter().map(Vec::as_slice).collect();
         f(&Candidates::new(&ids, &rows, D).unwrap())
@@ -41,7 +41,7 @@ impl World {
         })
     }
 
-    fn learn(&self, memory: &mut CaseMemory, q: &[f32], item: usize, weight: f32) -> CaseId {
+    pub(super) fn learn(&self, memory: &mut CaseMemory, q: &[f32], item: usize, weight: f32) -> CaseId {
         let probe = memory.probe(q).unwrap();
         let chosen = [self.ids[item].clone()];
         self.with(|candidates| {
@@ -61,7 +61,7 @@ impl World {
             .collect()
     }
 
-    fn near(&mut self, item: usize) -> Vec<f32> {
+    pub(super) fn near(&mut self, item: usize) -> Vec<f32> {
         let noise = unit(&mut self.rng);
         let mut q: Vec<f32> = self.vectors[item]
             .iter()
@@ -91,7 +91,7 @@ fn new_case<'a>(chosen: &'a [ItemId], candidates: &'a Candidates<'a>, weight: f3
     }
 }
 
-fn memory(params: CaseParams) -> CaseMemory {
+pub(super) fn memory(params: CaseParams) -> CaseMemory {
     CaseMemory::new(D, params, 0).unwrap()
 }
 
@@ -361,22 +361,37 @@ fn hostile_bytes_are_refused() {
 fn gate_state_survives_bytes() {
     let mut world = World::new(9, 11);
     let mut m = memory(CaseParams::default());
-    for mode in [GateMode::Evidence, GateMode::Multiplier, GateMode::Off] {
-        let mut gate = ItemGate::new(
-            GateParams {
-                mode,
-                ..GateParams::default()
-            },
-            3,
-        )
-        .unwrap();
+    let of = |mode| GateParams {
+        mode,
+        ..GateParams::default()
+    };
+    let covered = GateParams {
+        soft: true,
+        start: (0.1, 0.5),
+        full_coverage: 0.5,
+        ..GateParams::default()
+    };
+    for params in [
+        covered,
+        of(GateMode::Evidence),
+        of(GateMode::Multiplier),
+        of(GateMode::Off),
+    ] {
+        let mut gate = ItemGate::new(params, 3).unwrap();
         let step = |gate: &mut ItemGate, m: &CaseMemory, q: &[f32], item: usize| {
             world.with(|c| {
                 let probe = m.probe(q).unwrap();
                 let mut scored = Scored::default();
                 m.score(&probe, c, None, &mut scored).unwrap();
-                gate.observe(m, &probe, &[ItemId::Int(item as i64)], c, &scored)
-                    .unwrap();
+                gate.observe(
+                    m,
+                    &probe,
+                    &[ItemId::Int(item as i64)],
+                    c,
+                    &scored,
+                    Looked::default(),
+                )
+                .unwrap();
             });
         };
         let mut rng = stream(5, 0);

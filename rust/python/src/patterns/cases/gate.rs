@@ -36,6 +36,14 @@ use sona_core::patterns::cases as core;
 ///     Feedbacks before an arm is chosen.
 /// seed : int, default 0
 ///     Of the choice which clicked item is removed when there are several.
+/// soft : bool, default False
+///     e(d) = max(0, 1 − E(d)) in place of a step at E(d) = 1, where E is the summed recall at clicks.
+/// start : (float, float), default (0.0, 0.0)
+///     The arm (β, λ) in use until another beats it; gains are over it. β is one of 0, .05 … .3, λ one of 0, .5, 1.
+/// full_coverage : float, default 0.0
+///     The handicap is scaled by min(1, coverage / full_coverage), coverage being the running mean of the share of shown
+///     places that items with clicks took; in an open item set hardly anything shown was clicked before, and items without
+///     evidence protect each other. 0: always in full.
 ///
 /// Raises
 /// ------
@@ -87,8 +95,19 @@ fn score(
 #[pymethods]
 impl ItemGate {
     #[new]
-    #[pyo3(signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0))]
-    fn new(mode: &str, nu: f64, z: f64, decay: f64, warmup: i64, seed: i128) -> PyResult<Self> {
+    #[pyo3(signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=false, start=(0.0, 0.0), full_coverage=0.0))]
+    #[expect(clippy::too_many_arguments, reason = "the public call")]
+    fn new(
+        mode: &str,
+        nu: f64,
+        z: f64,
+        decay: f64,
+        warmup: i64,
+        seed: i128,
+        soft: bool,
+        start: (f64, f64),
+        full_coverage: f64,
+    ) -> PyResult<Self> {
         let mode = core::GateMode::parse(mode).py()?;
         let params = core::GateParams {
             mode,
@@ -96,6 +115,9 @@ impl ItemGate {
             z,
             decay,
             warmup: count("warmup", warmup)? as u64,
+            soft,
+            start,
+            full_coverage,
         };
         Ok(Self::holding(
             core::ItemGate::new(params, arguments::seed(seed)?).py()?,
@@ -116,18 +138,22 @@ impl ItemGate {
     ///     What was ranked; the more of it, the better the gate knows ranks.
     /// base : (n,) float32 or None, default None
     ///     The application's own scores; None: the cosine.
+    /// weight : float, default 1.0
+    ///     How much the feedback counts, >= 0.
+    /// shown_ids : sequence of hashables or None, default None
+    ///     Which of the items were shown, for the coverage; None: all.
     ///
     /// Raises
     /// ------
     /// ValueError
-    ///     No clicked item, or one that is not among the items.
+    ///     No clicked item, a clicked or shown one that is not among the items, or a weight below 0.
     /// ShapeError, DimensionMismatch, NotFiniteError
     ///     Before anything is changed.
     ///
     /// Notes
     /// -----
     /// One search plus O(n·(d + arms)).
-    #[pyo3(signature = (memory, q, clicked_ids, item_ids, vectors, *, base=None))]
+    #[pyo3(signature = (memory, q, clicked_ids, item_ids, vectors, *, base=None, weight=1.0, shown_ids=None))]
     #[expect(clippy::too_many_arguments, reason = "the public call")]
     fn observe(
         &self,
@@ -138,17 +164,27 @@ impl ItemGate {
         item_ids: &Bound<'_, PyAny>,
         vectors: &Bound<'_, PyAny>,
         base: Option<&Bound<'_, PyAny>>,
+        weight: f64,
+        shown_ids: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let memory = memory.state.snapshot();
         let q = vector("q", q, Some(memory.dim()))?;
         let clicked = items::item_ids("clicked_ids", clicked_ids, Use::Learn)?;
         let items = Items::extract("item_ids", item_ids, "vectors", vectors, memory.dim(), Use::Look)?;
         let base = optional("base", base, items.ids.len())?;
+        let shown = shown_ids
+            .map(|ids| items::item_ids("shown_ids", ids, Use::Look))
+            .transpose()?;
         detached(py, || {
             items.with(|candidates| {
+                let shown = shown.map(|ids| candidates.find("shown_ids", &ids)).transpose()?;
+                let how = core::Looked {
+                    weight,
+                    shown: shown.as_deref(),
+                };
                 let (probe, scored) = score(&memory, &q, candidates, base.as_deref())?;
                 self.state
-                    .update(|gate| gate.observe(&memory, &probe, &clicked, candidates, &scored))
+                    .update(|gate| gate.observe(&memory, &probe, &clicked, candidates, &scored, how))
             })
         })
     }
@@ -277,10 +313,17 @@ impl ItemGate {
             ("z", p.z, d.z),
             ("decay", p.decay, d.decay),
             ("warmup", p.warmup as f64, d.warmup as f64),
+            ("full_coverage", p.full_coverage, d.full_coverage),
         ] {
             if v != default {
                 out.push_str(&format!(", {name}={v}"));
             }
+        }
+        if p.soft {
+            out.push_str(", soft=True");
+        }
+        if p.start != d.start {
+            out.push_str(&format!(", start={:?}", p.start));
         }
         if g.seed() != 0 {
             out.push_str(&format!(", seed={}", g.seed()));
