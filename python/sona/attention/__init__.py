@@ -7,6 +7,10 @@ from sona.attention import layouts, poincare
 from sona.attention._errors import CycleError, DTypeError, GateSkipped, GraphError, ParameterError
 from sona.attention._results import AttentionOutput
 from sona.attention._vjp import vjp
+from sona.attention.dag import Dag, DagScores, dag_mask
+from sona.attention.dag_cuts import GatePacket, PlacementResult, dag_mincut_gated, dag_two_site_placement
+from sona.attention.dag_lorentz import dag_hierarchical_lorentz
+from sona.attention.dag_paths import dag_causal_cone, dag_critical_path, dag_parallel_branch, dag_topological
 from sona.attention.differential import differential_attention
 from sona.attention.differential_block import DiffAttention
 from sona.attention.dot_product import flash_attention, scaled_dot_product_attention
@@ -54,7 +58,10 @@ __all__ = [
     "BTSPTrace",
     "CycleError",
     "DTypeError",
+    "Dag",
+    "DagScores",
     "DiffAttention",
+    "GatePacket",
     "GateSkipped",
     "GlobalWorkspace",
     "GraphError",
@@ -67,6 +74,7 @@ __all__ = [
     "OrderParameter",
     "OscillatoryRouter",
     "ParameterError",
+    "PlacementResult",
     "PredictiveCoder",
     "PredictiveStream",
     "RouteOutput",
@@ -77,6 +85,14 @@ __all__ = [
     "WorkspaceOutput",
     "attention",
     "block_sparse_attention",
+    "dag_causal_cone",
+    "dag_critical_path",
+    "dag_hierarchical_lorentz",
+    "dag_mask",
+    "dag_mincut_gated",
+    "dag_parallel_branch",
+    "dag_topological",
+    "dag_two_site_placement",
     "differential_attention",
     "flash_attention",
     "get_num_threads",
