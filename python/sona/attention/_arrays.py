@@ -12,7 +12,20 @@ import numpy.typing as npt
 from sona.attention._errors import DTypeError, ParameterError
 from sona.exceptions import ShapeError
 
-__all__ = ["Array", "bits", "check_finite_number", "floats", "heads", "integers", "quote", "sum_to", "view"]
+__all__ = [
+    "Array",
+    "bits",
+    "check_finite_number",
+    "cotangent",
+    "floats",
+    "heads",
+    "integers",
+    "is_float",
+    "quote",
+    "sum_to",
+    "view",
+    "weighted_sum",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 _FLOAT32 = np.dtype(np.float32)
@@ -31,6 +44,11 @@ def view(name: str, x: Any) -> Array:
         raise ShapeError(f"{name}: expected a regular array, got rows of different lengths ({error})") from error
 
 
+def is_float(x: Array) -> bool:
+    """Whether an array holds float32 or float64, in any byte order."""
+    return x.dtype.kind == "f" and x.dtype.itemsize in (4, 8)
+
+
 def floats(names: Sequence[str], values: Sequence[Any]) -> list[Array]:
     """C-contiguous arrays of one precision: the wider of those given.
 
@@ -42,7 +60,7 @@ def floats(names: Sequence[str], values: Sequence[Any]) -> list[Array]:
         if x is None:
             continue
         # Native byte order is not asked for here: the conversion below sees to it.
-        if x.dtype.kind != "f" or x.dtype.itemsize not in (4, 8):
+        if not is_float(x):
             raise DTypeError(f"{name}: expected float32 or float64, got {x.dtype}")
         if x.dtype.itemsize == 8:
             dtype = _FLOAT64
@@ -89,6 +107,32 @@ def heads(
     except ValueError as error:
         raise ShapeError(f"leading dimensions do not broadcast: {quote(names, values)}") from error
     return lead, tuple(np.ascontiguousarray(np.broadcast_to(i, lead)).reshape(-1) for i in index)
+
+
+def cotangent(dout: Any, shape: tuple[int, ...], dtype: Any, name: str = "dout") -> Array:
+    """∂L/∂result in the precision and the shape of the result; a number or fewer axes stand for all of it."""
+    d = view(name, dout)
+    if d.dtype.kind not in "fiu":
+        raise DTypeError(f"{name}: expected real numbers, got {d.dtype}")
+    try:
+        return np.ascontiguousarray(np.broadcast_to(d.astype(dtype, copy=False), shape))
+    except ValueError as error:
+        raise ShapeError(f"{name}: {d.shape} does not fit the result {shape}") from error
+
+
+def weighted_sum(weights: Array, x: Array, seen: Array | None) -> Array:
+    """weights·x; NaN and infinity in x reach only the rows that see them, for 0·NaN is NaN.
+
+    `seen`, broadcastable to the weights, tells which row sees what; ``None``: all see all.
+    """
+    if seen is None or np.isfinite(x).all():
+        return np.asarray(weights @ x)
+    clean = np.isfinite(x).all(axis=-1, keepdims=True)
+    out = weights @ np.where(clean, x, 0)
+    bad = np.flatnonzero(~clean.reshape(-1, x.shape[-2]).all(axis=0))
+    spoilt = np.where(clean, 0, x)[..., None, bad, :]
+    seen = np.broadcast_to(seen, weights.shape)[..., bad, None]
+    return np.asarray(out + np.where(seen, weights[..., bad, None] * spoilt, 0).sum(axis=-2))
 
 
 def check_finite_number(name: str, x: Any) -> float:

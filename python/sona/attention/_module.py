@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array, view
+from sona.attention._arrays import Array, is_float, view
 from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._vjp import Gradients, Pullback
 from sona.exceptions import ShapeError
@@ -64,7 +64,7 @@ class Module:
     def _input(self, name: str, x: Any, ndim: int, width: int | None = None) -> Array:
         """An input in the module's precision, with `ndim` axes and the given last axis."""
         a = view(name, x)
-        if a.dtype.kind != "f" or a.dtype.itemsize not in (4, 8):
+        if not is_float(a):
             raise DTypeError(f"{name}: expected float32 or float64, got {a.dtype}")
         if a.ndim != ndim or (width is not None and a.shape[-1] != width):
             want = f"{ndim} axes" + ("" if width is None else f", the last of {width}")
@@ -84,8 +84,8 @@ class Module:
         fresh = {}
         for name, old in self._parameters.items():
             x = view(name, d[name])
-            if x.dtype.kind != "f":
-                raise DTypeError(f"{name}: expected floats, got {x.dtype}")
+            if not is_float(x):
+                raise DTypeError(f"{name}: expected float32 or float64, got {x.dtype}")
             if x.shape != old.shape:
                 raise ShapeError(f"{name}: expected {old.shape}, got {x.shape}")
             fresh[name] = np.array(x, dtype=self.dtype, order="C")
@@ -95,4 +95,4 @@ class Module:
         """Gradients of the inputs and parameters of the last call, for ∂L/∂result = `dout`."""
         if self._pullback is None:
             raise ParameterError("backward: call the module first")
-        return self._pullback(np.asarray(dout, dtype=self.dtype))
+        return self._pullback(view("dout", dout))

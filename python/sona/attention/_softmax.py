@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, check_finite_number, floats, heads, quote, view
+from sona.attention._arrays import Array, check_finite_number, cotangent, floats, heads, quote, view
 from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._results import AttentionOutput
 from sona.attention._vjp import Gradients, Pullback
@@ -52,7 +52,9 @@ def operands(
     q: Any, k: Any, v: Any, *, scale: float | None, mask: Any = None, gqa: bool = False, same_length: bool = False
 ) -> Operands:
     """Check and convert the operands of one call."""
-    float_mask = mask is not None and view("mask", mask).dtype.kind == "f"
+    if mask is not None:
+        mask = view("mask", mask)
+    float_mask = mask is not None and mask.dtype.kind == "f"
     names = ("q", "k", "v")
     *qkv, bias = floats((*names, "mask"), (q, k, v, mask if float_mask else None))
     q, k, v = qkv
@@ -93,7 +95,7 @@ def with_mask(o: Operands, causal: int) -> tuple[Any, ...]:
     """Rule of dense attention with the operands' mask."""
     if o.mask is None:
         return ("dense", causal)
-    mask = view("mask", o.mask)
+    mask = o.mask
     if mask.dtype.kind == "f":
         # +inf has no meaning as a logit; NaN is caught by the same comparison.
         if not bool(np.all(mask < np.inf)):
@@ -142,13 +144,11 @@ def pullback(o: Operands, rule: tuple[Any, ...]) -> Pullback:
     """Gradients of q, k, v and of a float mask, in the shapes of the arguments."""
 
     def pull(dout: Any) -> Gradients:
-        d = np.broadcast_to(np.asarray(dout, dtype=o.q.dtype), o.out_shape)
-        dq, dk, dv, dmask = _core.attend_vjp(
-            o.q, o.k, o.v, o.maps, o.scale, rule, np.ascontiguousarray(d)
-        )
+        d = cotangent(dout, o.out_shape, o.q.dtype)
+        dq, dk, dv, dmask = _core.attend_vjp(o.q, o.k, o.v, o.maps, o.scale, rule, d)
         grads = {"q": dq.reshape(o.q.shape), "k": dk.reshape(o.k.shape), "v": dv.reshape(o.v.shape)}
-        if dmask is not None and o.mask is not None:
-            grads["mask"] = dmask.reshape(view("mask", o.mask).shape)
+        if o.mask is not None and o.mask.dtype.kind == "f":
+            grads["mask"] = np.zeros_like(o.mask) if dmask is None else dmask.reshape(o.mask.shape)
         return grads
 
     return pull

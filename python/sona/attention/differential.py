@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array, floats, quote, sum_to
+from sona.attention._arrays import Array, cotangent, floats, quote, sum_to
 from sona.attention._softmax import Operands, causal_code, forward, operands, pullback, with_mask
 from sona.attention._vjp import Gradients, Pullback, differentiable
 from sona.exceptions import ShapeError
@@ -112,14 +112,15 @@ def _differential_vjp(
     out = np.asarray(a - weight[..., None, None] * b)
 
     def pull(dout: Any) -> Gradients:
-        d = np.broadcast_to(np.asarray(dout, dtype=out.dtype), out.shape)
+        d = cotangent(dout, out.shape, out.dtype)
         g1 = pullback(first, rule)(d)
         g2 = pullback(second, rule)(-weight[..., None, None] * d)
         grads = {"q1": g1["q"], "k1": g1["k"], "q2": g2["q"], "k2": g2["k"], "v": g1["v"] + g2["v"]}
         if "mask" in g1:
             grads["mask"] = g1["mask"] + g2["mask"]
         per_head = -(d * b).sum(axis=(-2, -1))
-        grads["lam"] = np.atleast_1d(sum_to(per_head, weight.shape))
+        dlam = sum_to(per_head, weight.shape)
+        grads["lam"] = dlam if isinstance(lam, np.ndarray) else np.atleast_1d(dlam)
         return grads
 
     return out, pull

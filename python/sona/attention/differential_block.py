@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array
+from sona.attention._arrays import Array, cotangent
 from sona.attention._errors import ParameterError
 from sona.attention._module import Module, linear, linear_vjp, uniform
 from sona.attention._vjp import Gradients, vjp
@@ -111,7 +111,7 @@ class DiffAttention(Module):
         out = linear(context, p["out_proj.weight"])
 
         def pull(dout: Array) -> Gradients:
-            dcontext, dw, _ = linear_vjp(context, p["out_proj.weight"], np.broadcast_to(dout, out.shape))
+            dcontext, dw, _ = linear_vjp(context, p["out_proj.weight"], cotangent(dout, out.shape, out.dtype))
             dnormed = split_heads(dcontext, h) * keep
             grads: Gradients = {"out_proj.weight": dw, "subln.weight": (dnormed * normed).sum(axis=(0, 1, 2))}
             dnormed = dnormed * gain

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array, check_finite_number, floats, quote
+from sona.attention._arrays import Array, check_finite_number, cotangent, floats, quote
 from sona.attention._errors import ParameterError
 from sona.attention._softmax import Operands, forward, operands, pullback, scale_of
 from sona.attention._vjp import Gradients, Pullback, differentiable
@@ -120,7 +120,7 @@ def _hopfield_vjp(
     out, trail, inner, last = _retrieve(state, patterns, values, beta, steps, tol)
 
     def pull(dout: Any) -> Gradients:
-        d = np.broadcast_to(np.asarray(dout, dtype=out.dtype), out.shape)
+        d = cotangent(dout, out.shape, out.dtype)
         grads: Gradients = {"patterns": np.zeros_like(inner.k)}
         for step in reversed(range(len(trail))):
             before, moving = trail[step]
@@ -178,6 +178,10 @@ def hopfield_energy(state: Any, patterns: Any, *, beta: float | None = None) -> 
         raise ParameterError("beta: the energy is not defined at 0")
     if patterns.shape[-2] == 0:
         raise ParameterError("patterns: the energy of an empty memory is not defined")
+    try:
+        np.broadcast_shapes(state.shape[:-2], patterns.shape[:-2])
+    except ValueError as error:
+        raise ShapeError(f"operands do not fit: {quote(('state', 'patterns'), (state, patterns))}") from error
     logits = b * (state @ np.swapaxes(patterns, -1, -2))
     top = logits.max(axis=-1, keepdims=True)
     lse = top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
@@ -325,18 +329,19 @@ class HierarchicalHopfield:
         return len(self._members)
 
     def retrieve(self, state: Any, *, top_clusters: int = 1, steps: int = 1) -> Array:
-        """Recall from states ``(S, d)``, each among the patterns of its `top_clusters` best clusters."""
+        """Recall from states ``(…, S, d)``, each among the patterns of its `top_clusters` best clusters."""
         _check(steps, 0.0)
         if not 1 <= top_clusters <= self.num_clusters:
             raise ParameterError(f"top_clusters: expected 1 to {self.num_clusters}, got {top_clusters}")
         if top_clusters == self.num_clusters:
             return hopfield_retrieve(state, self._patterns, self._values, beta=self.beta, steps=steps, tol=0.0)
         (now,) = floats(("state",), (state,))
-        if now.ndim != 2 or now.shape[1] != self._patterns.shape[1]:
-            raise ShapeError(f"state: expected (S, {self._patterns.shape[1]}), got {now.shape}")
+        if now.ndim < 2 or now.shape[-1] != self._patterns.shape[1]:
+            raise ShapeError(f"state: expected (…, S, {self._patterns.shape[1]}), got {now.shape}")
+        lead, now = now.shape[:-1], now.reshape(-1, now.shape[-1])
         for step in range(steps):
             now = self._step(now, top_clusters, final=step == steps - 1)
-        return now
+        return now.reshape(*lead, now.shape[-1])
 
     def _step(self, state: Array, top: int, *, final: bool) -> Array:
         values = self._patterns if self._values is None or not final else self._values

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, check_finite_number, quote, sum_to
+from sona.attention._arrays import Array, check_finite_number, cotangent, quote, sum_to, weighted_sum
 from sona.attention._errors import ParameterError
 from sona.attention._results import AttentionOutput
 from sona.attention._softmax import Operands, causal_code, operands, with_mask
@@ -37,8 +37,7 @@ def _bias(o: Operands, causal: bool | str) -> Array | None:
     n, m = o.q.shape[-2], o.k.shape[-2]
     bias: Array | None = None
     if o.mask is not None:
-        mask = np.asarray(o.mask)
-        bias = np.where(mask, 0.0, -np.inf) if mask.dtype == np.bool_ else mask
+        bias = np.where(o.mask, 0.0, -np.inf) if o.mask.dtype == np.bool_ else o.mask
     if rule[1]:
         offset = 0 if rule[1] == 1 else m - n
         seen = np.arange(m)[None, :] <= np.arange(n)[:, None] + offset
@@ -81,6 +80,12 @@ class _Ball(NamedTuple):
     z: Array
     weights: Array
     out: Array
+    seen: Array | None
+
+
+def _seen(bias: Array | None) -> Array | None:
+    """Which keys each query sees."""
+    return None if bias is None else ~np.isneginf(bias)
 
 
 def _ball(o: Operands, c: float, beta: float, offset: float, bias: Array | None) -> _Ball:
@@ -90,33 +95,30 @@ def _ball(o: Operands, c: float, beta: float, offset: float, bias: Array | None)
     room = (1 - c * _rows(q))[..., :, None] * (1 - c * _rows(k))[..., None, :]
     z = 2 * c * _squared_distances(q, k) / room
     weights = _softmax(-(beta / root) * arcosh1p(z) - offset, bias)
-    return _Ball(q, k, v, z, weights, _midpoint(weights, v, c))
+    seen = _seen(bias)
+    return _Ball(q, k, v, z, weights, _midpoint(weights, v, c, seen), seen)
 
 
-def _values(weights: Array, x: Array) -> Array:
-    """weights·x, where a weight of zero hides NaN."""
-    if np.isfinite(x).all():
-        return np.asarray(weights @ x)
-    return np.asarray(np.where(weights[..., None] == 0, 0, weights[..., None] * x[..., None, :, :]).sum(axis=-2))
-
-
-def _midpoint(weights: Array, v: Array, c: float) -> Array:
+def _midpoint(weights: Array, v: Array, c: float, seen: Array | None) -> Array:
     """½ ⊗ (Σ w λ v / Σ w (λ − 1)), λ = 2/(1 − c‖v‖²)."""
     lam = 2.0 / (1 - c * _rows(v))[..., None]
-    num, den = _values(weights, lam * v), _values(weights, lam - 1)
+    num, den = weighted_sum(weights, lam * v, seen), weighted_sum(weights, lam - 1, seen)
     t = np.divide(num, den, out=np.zeros_like(num), where=den != 0)
     return np.asarray(t / (1 + np.sqrt(np.maximum(1 - c * _rows(t)[..., None], 0))), dtype=v.dtype)
 
 
-def _frechet(weights: Array, v: Array, c: float) -> Array:
+def _frechet(run: _Ball, c: float) -> Array:
     """Karcher flow from the midpoint: μ ← exp_μ(Σ w log_μ v)."""
-    mean = project_in(_midpoint(weights, v, c), c)
-    seen = weights.sum(axis=-1, keepdims=True) > 0
+    weights, v = run.weights, run.v
+    mean = project_in(run.out, c)
+    empty = weights.sum(axis=-1, keepdims=True) == 0
     for _ in range(500):
         tangent = logmap_in(mean[..., :, None, :], v[..., None, :, :], c)
-        step = (weights[..., None] * tangent).sum(axis=-2)
-        mean = np.where(seen, expmap_in(mean, step, c), 0)
-        if not np.linalg.norm(step, axis=-1).max(initial=0.0) > 1e-12 / max(1.0, math.sqrt(c)):
+        parts = weights[..., None] * tangent
+        step = (parts if run.seen is None else np.where(run.seen[..., None], parts, 0)).sum(axis=-2)
+        mean = np.where(empty, 0, expmap_in(mean, step, c))
+        # A row of NaN stays one: it does not hold up the others, nor stop them.
+        if not (np.linalg.norm(step, axis=-1) > 1e-12 / max(1.0, math.sqrt(c))).any():
             break
     return np.asarray(mean, dtype=v.dtype)
 
@@ -198,10 +200,10 @@ def hyperbolic_attention(
     if space == "tangent":
         o = o._replace(q=expmap0_in(o.q, c), k=expmap0_in(o.k, c), v=expmap0_in(o.v, c))
     run = _ball(o, c, beta, offset, _bias(o, causal))
-    out = run.out if aggregate == "midpoint" else _frechet(run.weights, run.v, c)
+    out = run.out if aggregate == "midpoint" else _frechet(run, c)
     if space == "tangent":
         out = logmap0_in(project_in(out, c), c)
-    out = np.ascontiguousarray(np.broadcast_to(out, o.out_shape))
+    out = np.array(np.broadcast_to(out, o.out_shape))
     return AttentionOutput(out, None, run.weights) if return_weights else out
 
 
@@ -236,10 +238,10 @@ def _hyperbolic_vjp(
         raise ParameterError("vjp of hyperbolic_attention: only for space='ball' and aggregate='midpoint'")
     o = _prepare(q, k, v, c, beta, offset, mask)
     run = _ball(o, c, beta, offset, _bias(o, causal))
-    out = np.ascontiguousarray(np.broadcast_to(run.out, o.out_shape))
+    out = np.array(np.broadcast_to(run.out, o.out_shape))
 
     def pull(dout: Any) -> Gradients:
-        d = np.broadcast_to(np.asarray(dout, dtype=out.dtype), o.out_shape)
+        d = cotangent(dout, o.out_shape, out.dtype)
         dlogits, dv = _pull_midpoint(run, d, c)
         # logit = −β/√c·arcosh(1 + z): the derivative at z = 0 is taken as 0.
         slope = np.sqrt(run.z * (run.z + 2))
@@ -254,8 +256,8 @@ def _hyperbolic_vjp(
         grads: Gradients = {}
         for name, x, g in (("q", o.q, dq), ("k", o.k, dk), ("v", o.v, dv)):
             grads[name] = np.asarray(_unproject(x, sum_to(g, x.shape), c), dtype=x.dtype)
-        if o.mask is not None and np.asarray(o.mask).dtype.kind == "f":
-            grads["mask"] = sum_to(dlogits, np.asarray(o.mask).shape)
+        if o.mask is not None and o.mask.dtype.kind == "f":
+            grads["mask"] = sum_to(dlogits, o.mask.shape)
         return grads
 
     return AttentionOutput(out, None, run.weights) if return_weights else out, pull
@@ -334,12 +336,13 @@ def lorentz_attention(
     apart = o.q[..., :, None, :] - o.k[..., None, :, :]
     z = 0.5 * big * ((apart[..., 1:] ** 2).sum(axis=-1) - apart[..., 0] ** 2)
     distance = arcosh1p(np.where(z < 0, 0, z)) / math.sqrt(big)
-    weights = _softmax(-beta * distance, _bias(o, causal))
-    mean = _values(weights, o.v)
+    bias = _bias(o, causal)
+    weights = _softmax(-beta * distance, bias)
+    mean = weighted_sum(weights, o.v, _seen(bias))
     length = np.sqrt(np.abs((mean[..., 1:] ** 2).sum(axis=-1) - mean[..., 0] ** 2))[..., None]
     origin = np.zeros(o.v.shape[-1], dtype=o.v.dtype)
     origin[0] = 1 / math.sqrt(big)
     seen = weights.sum(axis=-1, keepdims=True) != 0
     out = np.where(seen, mean / (math.sqrt(big) * np.where(seen, length, 1)), origin)
-    out = np.ascontiguousarray(np.broadcast_to(out, o.out_shape), dtype=o.v.dtype)
+    out = np.array(np.broadcast_to(out, o.out_shape), dtype=o.v.dtype)
     return AttentionOutput(out, None, weights) if return_weights else out

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, check_finite_number, floats, view
+from sona.attention._arrays import Array, check_finite_number, floats, quote, view, weighted_sum
 from sona.attention._arrays import bits as bit_array
 from sona.attention._errors import DTypeError, ParameterError
 from sona.exceptions import ShapeError
@@ -274,8 +274,11 @@ def hdc_attention(
     >>> hdc_attention(keys[:1], keys, np.array([[1.0], [2.0], [3.0]]), beta=100.0)
     array([[1.]])
     """
-    q, dim = _packed("q_bits", q_bits, dim)
-    k, dim = _packed("k_bits", k_bits, dim)
+    given = [view("q_bits", q_bits), view("k_bits", k_bits)]
+    if all(x.dtype == np.bool_ and x.ndim for x in given) and given[0].shape[-1] != given[1].shape[-1]:
+        raise ShapeError(f"operands have different numbers of bits: {quote(('q_bits', 'k_bits'), given)}")
+    q, dim = _packed("q_bits", given[0], dim)
+    k, dim = _packed("k_bits", given[1], dim)
     (v,) = floats(("v",), (v,))
     if q.ndim < 2 or k.ndim < 2 or v.ndim < 2 or k.shape[-2] != v.shape[-2]:
         raise ShapeError(f"operands do not fit: q {q.shape}, k {k.shape}, v {v.shape}")
@@ -294,12 +297,14 @@ def hdc_attention(
         similarity[h] = hdc_similarity(queries[h], keys[h], dim=dim)
     if m == 0:
         return np.zeros((*lead, n, v.shape[-1]), dtype=v.dtype)
+    seen = None
     if topk is not None and topk < m:
         order = np.argsort(-similarity, axis=-1, kind="stable")[..., topk:]
         np.put_along_axis(similarity, order, -np.inf, axis=-1)
+        seen = ~np.isneginf(similarity).reshape(*lead, n, m)
     e = np.exp(beta * (similarity - similarity.max(axis=-1, keepdims=True)))
     weights = (e / e.sum(axis=-1, keepdims=True)).reshape(*lead, n, m)
-    return np.asarray(weights.astype(v.dtype) @ v)
+    return weighted_sum(weights.astype(v.dtype), v, seen)
 
 
 def _packed(name: str, x: Any, dim: int | None) -> tuple[Array, int]:

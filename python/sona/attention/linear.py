@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, floats, quote, sum_to
+from sona.attention._arrays import Array, cotangent, floats, sum_to, weighted_sum
 from sona.attention._errors import ParameterError
 from sona.attention._softmax import causal_code, operands
+from sona.attention._unequal import unequal
 from sona.attention._vjp import Gradients, Pullback, differentiable
 from sona.exceptions import ShapeError
 
@@ -60,7 +61,7 @@ def random_features(d: int, m: int, *, seed: int = 0, scaling: int = 0) -> Array
         blocks.append((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T)
     rows = np.concatenate(blocks)[:m]
     norms = np.full(m, math.sqrt(d)) if scaling else np.linalg.norm(rng.normal(size=(m, d)), axis=1)
-    return np.asarray(rows * norms[:, None])
+    return np.ascontiguousarray(rows * norms[:, None])
 
 
 class _Maps(NamedTuple):
@@ -145,12 +146,10 @@ class _Run:
         omega = features if favor and not (features is None or isinstance(features, (int, np.integer))) else None
         *_, omega = floats(("q", "k", "v", "features"), (q, k, v, omega))
         o = operands(q, k, v, scale=scale)
-        if self.causal and o.q.shape[-2] != o.k.shape[-2]:
-            raise ShapeError(f"causal: q and k must have the same length, got {quote(('q', 'k'), (o.q, o.k))}")
         d = o.q.shape[-1]
         if favor and omega is None:
-            count = max(d, math.floor(d * math.log(d))) if features is None and d > 0 else features
-            omega = random_features(max(d, 1), int(count or 1), seed=seed)[:, :d]
+            count = max(d, math.floor(d * math.log(max(d, 1))), 1) if features is None else int(features)
+            omega = random_features(max(d, 1), count, seed=seed)[:, :d].astype(o.q.dtype)
         if favor and omega is not None and (omega.ndim != 2 or omega.shape[1] != d or not len(omega)):
             raise ShapeError(f"features: expected (m, {d}) with m >= 1, got {omega.shape}")
         if scale is None:
@@ -188,12 +187,13 @@ class _Run:
         for part in self._chunks():
             q, k, v = self.q[..., part, :], self.k[..., part, :], self.v[..., part, :]
             weights, phi_q, phi_k, fade, new_top = self._chunk(q, k, top)
+            lower = np.tril(np.ones(weights.shape[-2:], dtype=bool))
             if state is None or total is None:
                 state = np.zeros((*lead, phi_k.shape[-1], v.shape[-1]), dtype=out.dtype)
                 total = np.zeros((*lead, phi_k.shape[-1]), dtype=out.dtype)
             self.steps.append((state, total, weights, fade, phi_q))
             norm = weights.sum(axis=-1, keepdims=True) + phi_q @ total[..., None]
-            out[..., part, :] = _safe_divide(weights @ v + phi_q @ state, norm)
+            out[..., part, :] = _safe_divide(weighted_sum(weights, v, lower) + phi_q @ state, norm)
             if fade is not None:
                 state, total = state * fade[..., None], total * fade
             state = state + np.swapaxes(phi_k, -1, -2) @ v
@@ -224,13 +224,13 @@ class _Run:
             terms = np.exp(lq[..., i : i + 1, :] + lk[..., : i + 1, :] - peak[..., i : i + 1, :])
             weights[..., i, : i + 1] = terms.sum(axis=-1)
         new_top = np.maximum(top, lk.max(axis=-2))
-        base = np.where(np.isfinite(top), top, 0)
-        phi_q = np.where(np.isfinite(top)[..., None, :], np.exp(lq + base[..., None, :] - peak), 0)
+        # Before the first chunk the largest key is e^{−∞} = 0.
+        phi_q = np.exp(lq + top[..., None, :] - peak)
         return weights, phi_q, np.exp(lk - new_top[..., None, :]), np.exp(top - new_top), new_top
 
     def pull(self, dout: Any) -> Gradients:
         """Gradients of q, k and v."""
-        d = np.broadcast_to(np.asarray(dout, dtype=self.out.dtype), self.out.shape)
+        d = cotangent(dout, self.out.shape, self.out.dtype)
         dq, dk, dv = self._pull_causal(d) if self.causal else self._pull_all(d)
         return {
             name: sum_to(np.asarray(g, dtype=x.dtype), x.shape)
@@ -310,6 +310,23 @@ class _Run:
             into[..., part, :] += root * (g @ omega - x * root * g.sum(axis=-1, keepdims=True))
 
 
+def _attend(
+    q: Any, k: Any, v: Any, kernel: str, features: Any, causal: bool | str, scale: Any, seed: int, eps: float
+) -> tuple[Array, Pullback]:
+    """Result and gradients."""
+
+    def run(q: Any, k: Any, v: Any, causal: bool | str) -> tuple[Array, Pullback]:
+        done = _Run(q, k, v, kernel, features, causal, scale, seed, eps)
+        return done.out, done.pull
+
+    order = causal_code(causal)
+    if order:
+        o = operands(q, k, v, scale=scale)
+        if o.q.shape[-2] != o.k.shape[-2]:
+            return unequal(run, o.q, o.k, o.v, bottom_right=order == 2)
+    return run(q, k, v, bool(order))
+
+
 def linear_attention(
     q: Any,
     k: Any,
@@ -333,8 +350,8 @@ def linear_attention(
         ``favor+``: positive random features whose products estimate exp(q·k); ``elu``: elu(x) + 1; ``relu``: max(x, 0) + eps.
     features : int or array_like (f, d), optional
         Of ``favor+``: how many, or the directions Ω; default ⌊d·ln d⌋, at least d. Ω is a fixed buffer without gradient.
-    causal : bool, default False
-        Query i sees keys j ≤ i; n = m.
+    causal : bool, "top_left" or "bottom_right", default False
+        Query i sees keys j ≤ i, or j ≤ i + m − n.
     scale : float, optional
         q and k are multiplied by its root; default ``d ** -0.5`` for ``favor+``, 1 for the others.
     seed : int, default 0
@@ -369,7 +386,7 @@ def linear_attention(
     >>> bool(np.abs(close).max() < 0.02)
     True
     """
-    return _Run(q, k, v, kernel, features, causal, scale, seed, eps).out
+    return _attend(q, k, v, kernel, features, causal, scale, seed, eps)[0]
 
 
 @differentiable(linear_attention)
@@ -385,5 +402,4 @@ def _linear_vjp(
     seed: int = 0,
     eps: float = 0.0,
 ) -> tuple[Array, Pullback]:
-    run = _Run(q, k, v, kernel, features, causal, scale, seed, eps)
-    return run.out, run.pull
+    return _attend(q, k, v, kernel, features, causal, scale, seed, eps)

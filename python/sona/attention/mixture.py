@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, floats, quote
+from sona.attention._arrays import Array, cotangent, floats, quote
 from sona.attention._errors import ParameterError
 from sona.attention._module import Module, linear, linear_vjp, uniform
 from sona.attention._softmax import causal_code, forward, operands, pullback, with_mask
@@ -192,11 +192,11 @@ class MoEAttention(Module):
         kv = linear(x, p["kv_proj.weight"])
         k, v = (split_heads(np.ascontiguousarray(part), heads) for part in np.split(kv, 2, axis=-1))
         # Choices stand as a leading axis: they share keys and values.
-        q = np.stack([split_heads(queries[:, i].reshape(b, n, -1), heads) for i in range(top_k)])
+        q = np.stack([split_heads(queries[:, i].reshape(b, n, self.hidden_dim), heads) for i in range(top_k)])
         o = operands(q, k, v, scale=None)
         rule = with_mask(o, causal_code(causal))
         attended = np.asarray(forward(o, rule))
-        context = np.stack([join_heads(part).reshape(b * n, -1) for part in attended], axis=1)
+        context = np.stack([join_heads(part).reshape(b * n, self.hidden_dim) for part in attended], axis=1)
         gate = route.result.gate.reshape(-1, top_k)
         flat = np.zeros((b * n, width), dtype=self.dtype)
         projected = np.empty((b * n, top_k, width), dtype=self.dtype)
@@ -206,7 +206,7 @@ class MoEAttention(Module):
         out = (flat + p["bias"]).reshape(b, n, width)
 
         def pull(dout: Array) -> Gradients:
-            d = np.broadcast_to(dout, out.shape).reshape(-1, width)
+            d = cotangent(dout, out.shape, out.dtype).reshape(-1, width)
             dgate = (projected * d[:, None]).sum(axis=-1)
             dcontext = np.empty_like(context)
             dw_out, dw_in = (np.zeros_like(p[f"{name}_linear.weight"]) for name in ("output", "input"))
@@ -215,9 +215,9 @@ class MoEAttention(Module):
                 dw_out[e] = weighted.T @ context[rows, place]
                 dcontext[rows, place] = weighted @ p["output_linear.weight"][e]
             g = pullback(o, rule)(
-                np.stack([split_heads(dcontext[:, i].reshape(b, n, -1), heads) for i in range(top_k)])
+                np.stack([split_heads(dcontext[:, i].reshape(b, n, self.hidden_dim), heads) for i in range(top_k)])
             )
-            dqueries = np.stack([join_heads(part).reshape(b * n, -1) for part in g["q"]], axis=1)
+            dqueries = np.stack([join_heads(part).reshape(b * n, self.hidden_dim) for part in g["q"]], axis=1)
             dx = np.zeros_like(tokens)
             for e, (rows, place) in enumerate(groups):
                 dq = dqueries[rows, place]

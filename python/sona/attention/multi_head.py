@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array, view
-from sona.attention._errors import ParameterError
+from sona.attention._arrays import Array, cotangent, is_float, quote, view
+from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._module import Module, glorot, linear, linear_vjp, uniform
 from sona.attention._results import AttentionOutput
 from sona.attention._softmax import causal_code, forward, operands, pullback, with_mask
 from sona.attention._vjp import Gradients
+from sona.exceptions import ShapeError
 
 __all__ = ["MultiHeadAttention", "join_heads", "split_heads"]
 
@@ -107,8 +108,15 @@ class MultiHeadAttention(Module):
         given["key"] = given["query"] if key is None else key
         given["value"] = given["key"] if value is None else value
         inputs = {name: self._input(name, x, 3, self.embed_dim) for name, x in given.items()}
-        if mask is not None and view("mask", mask).dtype.kind == "f":
-            mask = np.asarray(mask, dtype=self.dtype)
+        b, m = inputs["key"].shape[:2]
+        if inputs["value"].shape[:2] != (b, m) or 1 != b != inputs["query"].shape[0] != 1:
+            raise ShapeError(f"inputs do not fit: {quote(tuple(inputs), tuple(inputs.values()))}")
+        if mask is not None:
+            mask = view("mask", mask)
+            if mask.dtype.kind == "f":
+                if not is_float(mask):
+                    raise DTypeError(f"mask: expected bool, float32 or float64, got {mask.dtype}")
+                mask = np.asarray(mask, dtype=self.dtype)
         p, h = self._parameters, self.num_heads
         weights = np.split(p["in_proj_weight"], 3)
         biases = np.split(p["in_proj_bias"], 3) if "in_proj_bias" in p else [None] * 3
@@ -122,7 +130,7 @@ class MultiHeadAttention(Module):
         out = linear(context, p["out_proj.weight"], p.get("out_proj.bias"))
 
         def pull(dout: Array) -> Gradients:
-            dcontext, dweight, dbias = linear_vjp(context, p["out_proj.weight"], np.broadcast_to(dout, out.shape))
+            dcontext, dweight, dbias = linear_vjp(context, p["out_proj.weight"], cotangent(dout, out.shape, out.dtype))
             grads: Gradients = {"out_proj.weight": dweight}
             g = pullback(o, rule)(split_heads(dcontext, h))
             into_weight, into_bias = [], []

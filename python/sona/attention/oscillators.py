@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, check_finite_number, floats
+from sona.attention._arrays import Array, check_finite_number, floats, weighted_sum
 from sona.attention._errors import ParameterError
 from sona.exceptions import ShapeError
 
@@ -74,7 +74,7 @@ class _System:
 
 
 def _vector(name: str, x: Any, n: int | None = None) -> Array:
-    if isinstance(x, (int, float)) and n is not None:
+    if isinstance(x, (int, float, np.number)) and n is not None:
         return np.full(n, check_finite_number(name, x))
     (a,) = floats((name,), (x,))
     if a.ndim != 1 or (n is not None and len(a) != n):
@@ -271,7 +271,7 @@ class OscillatoryRouter:
         if m.ndim != 2 or len(m) != self.n:
             raise ShapeError(f"messages: expected ({self.n}, d), got {m.shape}")
         gains = np.where(self._linked, self.gains(), 0.0)
-        heard = gains @ m
+        heard = weighted_sum(gains, m, self._linked)
         if normalized:
             total = gains.sum(axis=1, keepdims=True)
             heard = np.divide(heard, total, out=np.zeros_like(heard), where=total > 0)

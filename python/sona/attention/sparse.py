@@ -9,7 +9,7 @@ import numpy as np
 
 from sona.attention._arrays import Array, bits, view
 from sona.attention._errors import DTypeError, ParameterError
-from sona.attention._softmax import BLOCKS, Operands, forward, operands, pullback
+from sona.attention._softmax import BLOCKS, Operands, causal_code, forward, operands, pullback
 from sona.attention._vjp import Pullback, differentiable
 from sona.exceptions import ShapeError
 
@@ -17,6 +17,7 @@ __all__ = ["block_sparse_attention", "local_global_attention"]
 
 
 def _window_rule(o: Operands, window: int, global_idx: Any, causal: bool) -> tuple[Any, ...]:
+    causal_code(causal)
     if window < 0:
         raise ParameterError(f"window: expected at least 0, got {window}")
     n = o.q.shape[-2]
@@ -100,6 +101,7 @@ def _local_global_vjp(
 
 
 def _layout_rule(o: Operands, layout: Any, block: int, causal: bool) -> tuple[Any, ...]:
+    causal_code(causal)
     if block < 1:
         raise ParameterError(f"block: expected at least 1, got {block}")
     cells = bits("layout", layout)

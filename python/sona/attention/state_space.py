@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, floats, sum_to
+from sona.attention._arrays import Array, cotangent, floats, sum_to
 from sona.attention._errors import ParameterError
 from sona.attention._module import Module, linear, linear_vjp, uniform
 from sona.attention._vjp import Gradients, Pullback, differentiable, vjp
@@ -192,12 +192,9 @@ def _selective_scan_vjp(
 
 def _outer(result: ScanOutput, dy: Any, dstate: Any) -> tuple[Array, Array]:
     """∂L/∂y and ∂L/∂state, contiguous."""
-    grads = (dy, 0.0 if dstate is None else dstate)
-    first, second = (
-        np.ascontiguousarray(np.broadcast_to(np.asarray(g, dtype=x.dtype), x.shape))
-        for g, x in zip(grads, result, strict=True)
-    )
-    return first, second
+    y, state = result
+    first = cotangent(dy, y.shape, y.dtype, "dy")
+    return first, cotangent(0.0 if dstate is None else dstate, state.shape, state.dtype, "dstate")
 
 
 _SSD = {
@@ -217,7 +214,8 @@ def _ssd(given: dict[str, Any], chunk: int) -> tuple[_Scan, ScanOutput]:
     scan = _Scan(given, _SSD)
     size = scan.sizes
     if size["g"] < 1 or size["h"] % size["g"]:
-        raise ShapeError(f"B and C: {size['g']} groups do not divide {size['h']} heads")
+        known = ", ".join(f"{n} {a.shape}" for n, a in scan.arrays.items() if a is not None)
+        raise ShapeError(f"B and C: {size['g']} groups do not divide {size['h']} heads: {known}")
     y, state = _core.ssd(scan.flat, chunk)
     return scan, ScanOutput(
         y.reshape((*scan.lead, size["L"], size["h"], size["p"])),
@@ -399,7 +397,7 @@ class MambaBlock(Module):
         out = linear(result.y, p["out_proj.weight"])
 
         def pull(dout: Array) -> Gradients:
-            dy, dw_out, _ = linear_vjp(result.y, p["out_proj.weight"], np.broadcast_to(dout, out.shape))
+            dy, dw_out, _ = linear_vjp(result.y, p["out_proj.weight"], cotangent(dout, out.shape, out.dtype))
             g = back(dy)
             r = self.dt_rank
             dlow_dt, dw_dt, _ = linear_vjp(low[..., :r], p["dt_proj.weight"], g["delta"])

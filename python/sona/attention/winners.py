@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, floats
+from sona.attention._arrays import Array, cotangent, floats
 from sona.attention._errors import ParameterError
 from sona.attention._vjp import Gradients, Pullback, differentiable
 from sona.exceptions import ShapeError
@@ -41,7 +41,7 @@ def _mask(x: Array, index: Array) -> Array:
     mask = np.zeros((*x.shape[:-1], x.shape[-1] + 1), dtype=bool)
     # −1 marks the extra place at the end, which is cut off.
     np.put_along_axis(mask, index, True, axis=-1)
-    return mask[..., :-1]
+    return np.ascontiguousarray(mask[..., :-1])
 
 
 def k_winners(x: Any, k: int, *, threshold: float | None = None, output: str = "indices") -> Array:
@@ -95,7 +95,10 @@ def k_winners(x: Any, k: int, *, threshold: float | None = None, output: str = "
     if k == 0:
         return np.zeros_like(x)
     top = np.where(mask, x, -np.inf).max(axis=-1, keepdims=True)
-    e = np.where(mask, np.exp(np.where(mask, x, 0) - np.where(np.isfinite(top), top, 0)), 0)
+    logits = np.where(mask, x, -np.inf)
+    # Infinite winners share alike; −∞ alone weighs nothing.
+    shift = np.where(np.isfinite(top), top, 0)
+    e = np.where(np.isposinf(top), np.isposinf(logits), np.exp(np.minimum(logits - shift, 0)))
     total = e.sum(axis=-1, keepdims=True)
     return np.asarray(np.divide(e, total, out=np.zeros_like(x), where=total > 0))
 
@@ -110,7 +113,7 @@ def _k_winners_vjp(
     mask = _mask(checked, index)
 
     def pull(dout: Any) -> Gradients:
-        return {"x": np.where(mask, np.asarray(dout, dtype=checked.dtype), 0).astype(checked.dtype, copy=False)}
+        return {"x": np.where(mask, cotangent(dout, checked.shape, checked.dtype), 0)}
 
     return np.where(mask, checked, 0).astype(checked.dtype, copy=False), pull
 
@@ -127,14 +130,9 @@ def sparsemax(x: Any) -> Array:
     ndarray, shape (…, n)
         Rows sum to 1.
 
-    Raises
-    ------
-    ParameterError
-        NaN in `x`.
-
     Notes
     -----
-    O(n·log n). Gradient: dout minus its mean over the support, on the support.
+    NaN makes a row of NaN. O(n·log n). Gradient: dout minus its mean over the support, on the support.
 
     References
     ----------
@@ -149,11 +147,11 @@ def sparsemax(x: Any) -> Array:
     (x,) = floats(("x",), (x,))
     if x.ndim < 1:
         raise ShapeError("x: expected at least one axis, got a scalar")
-    if np.isnan(x).any():
-        raise ParameterError("x: NaN has no order")
     if x.shape[-1] == 0:
         return np.asarray(x.copy())
-    z = x - x.max(axis=-1, keepdims=True)
+    top = x.max(axis=-1, keepdims=True)
+    # Where the largest is infinite, all that equal it share.
+    z = np.where(np.isinf(top), np.where(x == top, 0, -np.inf), x - np.where(np.isinf(top), 0, top)).astype(x.dtype)
     ordered = -np.sort(-z, axis=-1)
     total = np.cumsum(ordered, axis=-1)
     rank = np.arange(1, x.shape[-1] + 1, dtype=x.dtype)
@@ -168,7 +166,7 @@ def _sparsemax_vjp(x: Any) -> tuple[Array, Pullback]:
     support = out > 0
 
     def pull(dout: Any) -> Gradients:
-        d = np.where(support, np.asarray(dout, dtype=out.dtype), 0)
+        d = np.where(support, cotangent(dout, out.shape, out.dtype), 0)
         mean = d.sum(axis=-1, keepdims=True) / np.maximum(support.sum(axis=-1, keepdims=True), 1)
         return {"x": np.where(support, d - mean, 0).astype(out.dtype, copy=False)}
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, floats, quote, sum_to, view
+from sona.attention._arrays import Array, cotangent, floats, quote, sum_to, view
 from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._softmax import forward, operands, pullback, with_mask
 from sona.attention._vjp import Gradients, Pullback, differentiable
@@ -142,7 +142,7 @@ class _Pass:
     def pull(self, dout: Any) -> Gradients:
         """Gradients of the slots, the modules, the weights and the gate, for ∂L/∂out; the selected set is held fixed."""
         slots, x, gate = self.given
-        d = np.broadcast_to(np.asarray(dout, dtype=self.x.dtype), self.result.out.shape)
+        d = cotangent(dout, self.result.out.shape, self.x.dtype)
         dx = d.copy() if self.residual else np.zeros_like(self.x)
         dw: Gradients = {}
 

@@ -1,6 +1,6 @@
 //! Binary hypervectors.
 
-use super::operands::{Operand, flat};
+use super::operands::{Operand, flat, run};
 use pyo3::prelude::*;
 use sona_core::attention::hypervector as hv;
 
@@ -8,7 +8,10 @@ use sona_core::attention::hypervector as hv;
 #[pyfunction]
 pub(super) fn hdc_pack<'py>(py: Python<'py>, bits: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let x = Operand::<bool>::new(bits)?;
-    Ok(flat(py, hv::pack(x.values()?, x.axis(0))))
+    let detach = x.values()?.len() >= DETACH_FROM;
+    let (values, width) = (x.take(detach)?, x.axis(0));
+    let packed = run(py, detach, || hv::pack(&values, width));
+    Ok(flat(py, packed))
 }
 
 /// The bits of contiguous rows of words, flat.
@@ -61,6 +64,6 @@ pub(super) fn hdc_distances<'py>(
     let w = a.axis(0);
     let detach = a.values()?.len() * (b.values()?.len() / w.max(1)) >= DETACH_FROM;
     let (x, y) = (a.take(detach)?, b.take(detach)?);
-    let found = super::operands::run(py, detach, || hv::distances(&x, &y, w));
+    let found = run(py, detach, || hv::distances(&x, &y, w));
     Ok(flat(py, found.into_iter().map(i64::from).collect::<Vec<_>>()))
 }
