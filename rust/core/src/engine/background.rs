@@ -65,7 +65,10 @@ pub(super) struct CycleInput {
     learned: Arc<Learned>,
     items: FxHashMap<ItemId, Arc<Item>>,
     anchors: Option<Arc<Anchors>>,
-    pub(super) traces: Vec<(Vec<f32>, f32)>,
+    /// Copies: what a cycle takes in is let go when it publishes, so that one that never does loses nothing.
+    traces: Vec<(Vec<f32>, f32)>,
+    /// How many traces there were.
+    seen: u64,
     /// Seconds since the epoch, from the journal.
     now: i64,
 }
@@ -74,6 +77,8 @@ pub(super) struct CycleInput {
 pub(super) struct CycleResult {
     bank: Option<Bank>,
     banked: u64,
+    /// Traces up to this one are in the bank.
+    seen: u64,
     base: Option<BaseLora>,
     report: CycleReport,
 }
@@ -89,7 +94,7 @@ struct Pair<'a> {
 
 impl CycleInput {
     /// The caller holds the ledger.
-    fn take(scope: &Scope, ledger: &mut Ledger, now: f64) -> Self {
+    fn take(scope: &Scope, ledger: &Ledger, now: f64) -> Self {
         let learned = scope.live.load_full();
         let table = scope.items.read();
         let mut items = FxHashMap::default();
@@ -105,7 +110,7 @@ impl CycleInput {
     }
 
     /// As [`Self::take`] in another process: the very items that the cycle read there, whatever the table holds by now.
-    pub(super) fn retake(scope: &Scope, ledger: &mut Ledger, now: f64, read: &[u64]) -> Self {
+    pub(super) fn retake(scope: &Scope, ledger: &Ledger, now: f64, read: &[u64]) -> Self {
         let table = scope.items.read();
         let items = read.iter().filter_map(|h| table.by_hash(*h));
         let items = items.map(|i| (i.id.clone(), i.clone())).collect();
@@ -116,14 +121,15 @@ impl CycleInput {
     fn with_items(
         learned: Arc<Learned>,
         items: FxHashMap<ItemId, Arc<Item>>,
-        ledger: &mut Ledger,
+        ledger: &Ledger,
         now: f64,
     ) -> Self {
         Self {
             learned,
             items,
             anchors: ledger.anchors.clone(),
-            traces: ledger.traces.drain(..).collect(),
+            traces: ledger.traces.iter().cloned().collect(),
+            seen: ledger.traces_seen(),
             now: now as i64,
         }
     }
@@ -231,6 +237,7 @@ impl CycleInput {
         Ok(CycleResult {
             bank,
             banked,
+            seen: self.seen,
             base,
             report,
         })
@@ -432,45 +439,28 @@ impl Engine {
         let _one = self.between_cycles();
         let input = {
             let _guard = self.enter()?;
-            let mut ledger = scope.ledger.lock();
-            let input = CycleInput::take(scope, &mut ledger, now);
-            let noted = self.written(self.journal.lock().append(Event::CycleStart {
+            let ledger = scope.ledger.lock();
+            let input = CycleInput::take(scope, &ledger, now);
+            self.written(self.journal.lock().append(Event::CycleStart {
                 scope: scope.name.clone(),
                 now,
                 items: input.read(),
-            }));
-            if let Err(e) = noted {
-                ledger.traces.extend(input.traces);
-                return Err(e);
-            }
+            }))?;
             input
         };
-        let result = input.run(&scope.name, &self.config);
+        let result = input.run(&scope.name, &self.config)?;
         let _guard = self.enter()?;
         let mut ledger = scope.ledger.lock();
-        match result {
-            Ok(result) => {
-                let lamport = match self.written(self.journal.lock().append(Event::CyclePublish {
-                    scope: scope.name.clone(),
-                })) {
-                    Ok(lamport) => lamport,
-                    Err(e) => {
-                        ledger.traces.extend(input.traces);
-                        return Err(e);
-                    }
-                };
-                Ok(publish(scope, result, lamport))
-            }
-            Err(e) => {
-                ledger.traces.extend(input.traces);
-                Err(e)
-            }
-        }
+        let lamport = self.written(self.journal.lock().append(Event::CyclePublish {
+            scope: scope.name.clone(),
+        }))?;
+        Ok(publish(scope, &mut ledger, result, lamport))
     }
 }
 
 /// Publishes what a cycle found: a new snapshot that also holds everything learned meanwhile.
-pub(super) fn publish(scope: &Scope, result: CycleResult, lamport: u64) -> CycleReport {
+pub(super) fn publish(scope: &Scope, ledger: &mut Ledger, result: CycleResult, lamport: u64) -> CycleReport {
+    ledger.drop_traces(result.seen);
     let mut next = (*scope.live.load_full()).clone();
     next.bank = result.bank.map(Arc::new);
     next.banked = result.banked;

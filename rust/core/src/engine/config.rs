@@ -315,7 +315,7 @@ impl EngineConfig {
 /// Envelope of a serialised engine.
 pub const ENGINE_KIND: Kind = Kind {
     tag: *b"ENGN",
-    version: 3,
+    version: 4,
 };
 
 #[cfg(test)]

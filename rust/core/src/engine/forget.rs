@@ -186,6 +186,8 @@ impl Engine {
             scope.items.write().evict_to(self.config.item_bytes);
         }
         self.scopes.store(rebuilt.scopes.load_full());
+        // What other writers' cycles had read goes with the rest.
+        *self.open_cycles.lock() = std::mem::take(&mut *rebuilt.open_cycles.lock());
         out.cases_after = cases(self);
         let mut journal = self.journal.lock();
         let positions = journal.end_positions()?;

@@ -52,6 +52,8 @@ pub struct Ledger {
     pub duplicates: u64,
     /// Queries and qualities of traces that the next background cycle takes in.
     pub traces: VecDeque<(Vec<f32>, f32)>,
+    /// Traces that are no longer there: taken in, or gone to make room.
+    traces_gone: u64,
     /// Requests with known answers that the live state must not spoil.
     pub anchors: Option<Arc<Anchors>>,
 }
@@ -125,10 +127,23 @@ impl Ledger {
 
     /// Keeps a trace for the next background cycle; the oldest go over `capacity`.
     pub fn keep_trace(&mut self, query: &[f32], quality: f32, capacity: usize) {
-        if self.traces.len() >= capacity {
-            self.traces.pop_front();
+        if self.traces.len() >= capacity && self.traces.pop_front().is_some() {
+            self.traces_gone += 1;
         }
         self.traces.push_back((query.to_vec(), quality));
+    }
+
+    /// How many traces there ever were.
+    #[must_use]
+    pub fn traces_seen(&self) -> u64 {
+        self.traces_gone + self.traces.len() as u64
+    }
+
+    /// Lets go of the traces up to the `seen`-th: a cycle has taken them in.
+    pub fn drop_traces(&mut self, seen: u64) {
+        while self.traces_gone < seen && self.traces.pop_front().is_some() {
+            self.traces_gone += 1;
+        }
     }
 
     fn count(&mut self, who: String, minute: i64) -> u32 {

@@ -92,8 +92,8 @@ pub struct Engine {
     closed: AtomicBool,
     /// Held while a background cycle runs or the engine is pictured: a picture never falls between a cycle's start and end.
     cycles: std::sync::Mutex<()>,
-    /// Cycles that replay has seen begin and not yet end, by scope.
-    open_cycles: Mutex<FxHashMap<Arc<str>, background::CycleInput>>,
+    /// Cycles that replay has seen begin and not yet end, by scope and writer.
+    open_cycles: Mutex<FxHashMap<(Arc<str>, u32), background::CycleInput>>,
     gate: RwLock<()>,
     /// Leaf lock, but for the journal.
     encoder: Mutex<Option<Arc<encoder::Encoder>>>,

@@ -9,7 +9,7 @@ use super::learned::Learned;
 use super::ledger::Verdict;
 use super::pending::DecisionRecord;
 use crate::error::Result;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,16 +23,22 @@ pub(super) struct Replay {
     awaited: FxHashMap<DecisionId, u32>,
     held: FxHashMap<DecisionId, Arc<DecisionRecord>>,
     rollback_targets: BTreeMap<u64, Option<States>>,
+    /// The first pass met the end of a cycle, but not its beginning.
+    headless_cycle: bool,
 }
 
 impl Replay {
     /// First pass: what the second will need.
     pub(super) fn scan(history: History) -> Result<Self> {
         let mut out = Self::default();
+        let mut begun = FxHashSet::default();
         for s in history {
-            match s?.stamped.event {
+            let Sourced { stamped, worker, .. } = s?;
+            match stamped.event {
                 Event::Feedback(f) => *out.awaited.entry(f.decision).or_default() += 1,
                 Event::Rollback { to, .. } => drop(out.rollback_targets.insert(to, None)),
+                Event::CycleStart { scope, .. } => drop(begun.insert((scope, worker))),
+                Event::CyclePublish { scope } => out.headless_cycle |= !begun.remove(&(scope, worker)),
                 _ => {}
             }
         }
@@ -46,8 +52,9 @@ impl Engine {
         let positions = self.load_snapshot()?;
         let mut journal = self.journal.lock();
         let mut replay = Replay::scan(journal.history(&positions)?)?;
-        if !replay.rollback_targets.is_empty() && !positions.is_empty() {
-            // A rollback may reach behind the snapshot: start over from the first event.
+        let reaches_back = !replay.rollback_targets.is_empty() || replay.headless_cycle;
+        if reaches_back && !positions.is_empty() {
+            // A rollback, or a cycle, may need what was before the snapshot: start over from the first event.
             self.scopes.store(Arc::default());
             replay = Replay::scan(journal.history(&Positions::new())?)?;
             self.replay_all(&mut journal, &Positions::new(), &mut replay)?;
@@ -102,7 +109,7 @@ impl Engine {
 
     /// Applies one event; learning comes through the same step as live feedback.
     pub(super) fn replay_one(&self, s: Sourced, replay: &mut Replay) -> Result<()> {
-        let lamport = s.stamped.lamport;
+        let (lamport, worker) = (s.stamped.lamport, s.worker);
         if let Some((_, saved)) = replay
             .rollback_targets
             .range_mut(..lamport)
@@ -153,24 +160,19 @@ impl Engine {
             }
             Event::CycleStart { scope, now, items } => {
                 let scope = self.scope_or_new(&scope)?;
-                let mut ledger = scope.ledger.lock();
-                let mut open = self.open_cycles.lock();
-                if let Some(unfinished) = open.remove(&scope.name) {
-                    // Its process ended before it could publish: the next cycle takes in what that one had taken.
-                    for trace in unfinished.traces.into_iter().rev() {
-                        ledger.traces.push_front(trace);
-                    }
-                }
-                let input = background::CycleInput::retake(&scope, &mut ledger, now, &items);
-                open.insert(scope.name.clone(), input);
+                let input = background::CycleInput::retake(&scope, &scope.ledger.lock(), now, &items);
+                self.open_cycles
+                    .lock()
+                    .insert((scope.name.clone(), worker), input);
             }
             Event::CyclePublish { scope } => {
                 let scope = self.scope_or_new(&scope)?;
-                let input = self.open_cycles.lock().remove(&scope.name);
+                // Without an input: another writer was in the middle of its cycle when this one opened from a snapshot. What
+                // it found is there at the next opening.
+                let input = self.open_cycles.lock().remove(&(scope.name.clone(), worker));
                 if let Some(input) = input {
                     let result = input.run(&scope.name, &self.config)?;
-                    let _ledger = scope.ledger.lock();
-                    background::publish(&scope, result, lamport);
+                    background::publish(&scope, &mut scope.ledger.lock(), result, lamport);
                 }
             }
             Event::Anchors { scope, anchors } => {
@@ -270,5 +272,70 @@ impl Engine {
             self.pending.lock().insert(r.clone());
         }
         Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineConfig, TraceEvent};
+    use crate::store::Fsync;
+    use std::path::Path;
+
+    fn open(root: &Path) -> Engine {
+        let config = EngineConfig {
+            dim: 4,
+            pattern_clusters: 3,
+            ..EngineConfig::new(4)
+        };
+        Engine::open(config, root, Fsync::None).unwrap()
+    }
+
+    fn trace(engine: &Engine, n: u8) {
+        let event = TraceEvent {
+            scope: "default".into(),
+            query: vec![1.0, f32::from(n), f32::from(n % 3), -1.0],
+            steps: Vec::new(),
+            quality: 0.9,
+            source: "".into(),
+            user: "".into(),
+            learn: true,
+            now: 1e6,
+        };
+        engine.trace(event).unwrap();
+    }
+
+    #[test]
+    fn a_cycle_that_never_ended_takes_nothing_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = open(dir.path());
+        (0..20).for_each(|n| trace(&engine, n));
+        // As if the process had been killed in the middle of a cycle.
+        let begun = Event::CycleStart {
+            scope: "default".into(),
+            now: 1e6,
+            items: Vec::new(),
+        };
+        engine.journal.lock().append(begun).unwrap();
+        drop(engine);
+        let engine = open(dir.path());
+        (20..30).for_each(|n| trace(&engine, n));
+        engine.background_learn(None, 1e6).unwrap();
+        let (live, patterns) = (
+            engine.digest("default").unwrap(),
+            engine.scope("default").unwrap(),
+        );
+        assert!(
+            patterns
+                .live
+                .load()
+                .bank
+                .as_ref()
+                .is_some_and(|b| !b.patterns().is_empty())
+        );
+        engine.close().unwrap();
+        assert_eq!(open(dir.path()).digest("default").unwrap(), live);
+        std::fs::remove_dir_all(dir.path().join("snapshots")).unwrap();
+        assert_eq!(open(dir.path()).digest("default").unwrap(), live);
     }
 }
