@@ -14,6 +14,9 @@ from sona.attention.dag_paths import dag_causal_cone, dag_critical_path, dag_par
 from sona.attention.differential import differential_attention
 from sona.attention.differential_block import DiffAttention
 from sona.attention.dot_product import flash_attention, scaled_dot_product_attention
+from sona.attention.graph_attention import GATOutput, gat_conv, gatv2_conv
+from sona.attention.graph_convolution import NeighborSample, gcn_conv, sage_conv, sample_neighbors
+from sona.attention.graph_modules import GATConv, GATv2Conv, GCNConv, SAGEConv
 from sona.attention.hopfield import HierarchicalHopfield, HopfieldMemory, hopfield_energy, hopfield_retrieve
 from sona.attention.hyperbolic import hyperbolic_attention, lorentz_attention
 from sona.attention.hypervectors import (
@@ -61,6 +64,10 @@ __all__ = [
     "Dag",
     "DagScores",
     "DiffAttention",
+    "GATConv",
+    "GATOutput",
+    "GATv2Conv",
+    "GCNConv",
     "GatePacket",
     "GateSkipped",
     "GlobalWorkspace",
@@ -71,6 +78,7 @@ __all__ = [
     "MechanismInfo",
     "MoEAttention",
     "MultiHeadAttention",
+    "NeighborSample",
     "OrderParameter",
     "OscillatoryRouter",
     "ParameterError",
@@ -78,6 +86,7 @@ __all__ = [
     "PredictiveCoder",
     "PredictiveStream",
     "RouteOutput",
+    "SAGEConv",
     "ScanOutput",
     "ShapeError",
     "TemporalBTSP",
@@ -95,6 +104,9 @@ __all__ = [
     "dag_two_site_placement",
     "differential_attention",
     "flash_attention",
+    "gat_conv",
+    "gatv2_conv",
+    "gcn_conv",
     "get_num_threads",
     "global_workspace",
     "hdc_attention",
@@ -122,6 +134,8 @@ __all__ = [
     "poincare",
     "predictive_equilibrium",
     "random_features",
+    "sage_conv",
+    "sample_neighbors",
     "scaled_dot_product_attention",
     "selective_scan",
     "set_num_threads",

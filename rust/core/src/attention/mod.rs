@@ -4,6 +4,7 @@
 //! keys a query sees and what is added to its logits ([`tile::Rule`]).
 
 pub mod dag;
+pub mod graph;
 pub mod heads;
 pub mod hypervector;
 pub mod rules;

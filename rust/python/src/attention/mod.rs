@@ -1,6 +1,7 @@
 //! Attention: arrays in, arrays out. `sona.attention` has checked shapes and types and says how heads are lined up.
 
 mod dag;
+mod graph;
 mod hypervector;
 mod operands;
 mod scan;
@@ -11,6 +12,7 @@ use pyo3::prelude::*;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<dag::DagGraph>()?;
+    m.add_class::<graph::GraphEdges>()?;
     m.add_function(wrap_pyfunction!(softmax::attend, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attend_vjp, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attention_threads, m)?)?;
