@@ -267,7 +267,7 @@ class HierarchicalHopfield:
     ----------
     patterns : array_like, shape (N, d), float32 or float64
     num_clusters : int
-        1 to N. Centres are found by K-means.
+        1 to N. Centres are found by K-means; a state ranks them by inner product, so patterns should have similar norms.
     values : array_like, shape (N, dv), optional
         Returned in place of patterns.
     beta : float, optional

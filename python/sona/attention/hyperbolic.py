@@ -111,14 +111,17 @@ def _frechet(run: _Ball, c: float) -> Array:
     """Karcher flow from the midpoint: μ ← exp_μ(Σ w log_μ v)."""
     weights, v = run.weights, run.v
     mean = project_in(run.out, c)
-    empty = weights.sum(axis=-1, keepdims=True) == 0
+    # Each row stops by itself: how long others run must not show in its bits.
+    moving = weights.sum(axis=-1, keepdims=True) != 0
+    tol = (1e-12 if v.dtype == np.float64 else 1e-7) / max(1.0, math.sqrt(c))
     for _ in range(500):
         tangent = logmap_in(mean[..., :, None, :], v[..., None, :, :], c)
         parts = weights[..., None] * tangent
         step = (parts if run.seen is None else np.where(run.seen[..., None], parts, 0)).sum(axis=-2)
-        mean = np.where(empty, 0, expmap_in(mean, step, c))
-        # A row of NaN stays one: it does not hold up the others, nor stop them.
-        if not (np.linalg.norm(step, axis=-1) > 1e-12 / max(1.0, math.sqrt(c))).any():
+        mean = np.where(moving, expmap_in(mean, step, c), mean)
+        # NaN is not above the tolerance: such a row has ended.
+        moving &= np.linalg.norm(step, axis=-1, keepdims=True) > tol
+        if not moving.any():
             break
     return np.asarray(mean, dtype=v.dtype)
 
