@@ -33,6 +33,14 @@ def attend(
     want_lse: bool,
     want_weights: bool,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]: ...
+def attend_plain(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    scale: float | None,
+    causal: bool,
+    blocks: tuple[int, int],
+) -> npt.NDArray[Any] | None: ...
 def attend_vjp(
     q: npt.NDArray[Any],
     k: npt.NDArray[Any],

@@ -15,7 +15,7 @@ from sona.attention._results import AttentionOutput
 from sona.attention._vjp import Gradients, Pullback
 from sona.exceptions import ShapeError
 
-__all__ = ["BLOCKS", "Operands", "causal_code", "forward", "operands", "pullback", "scale_of", "with_mask"]
+__all__ = ["BLOCKS", "Operands", "causal_code", "forward", "operands", "plain", "pullback", "scale_of", "with_mask"]
 
 BLOCKS = (64, 256)
 """Queries and keys per tile."""
@@ -117,6 +117,15 @@ def with_mask(o: Operands, causal: int) -> tuple[Any, ...]:
     rows, columns = mask.shape[-2:]
     strides = [columns if rows > 1 else 0, 1 if columns > 1 else 0]
     return ("dense", causal, mask, np.ascontiguousarray(index).reshape(-1), strides)
+
+
+def plain(
+    q: Any, k: Any, v: Any, scale: float | None, causal: bool | str, blocks: tuple[int, int] = BLOCKS
+) -> Array | None:
+    """Attention without a mask of arrays that need no conversion; None where the long way must check or convert."""
+    if causal is not False and causal is not True or not (scale is None or type(scale) is float):
+        return None
+    return _core.attend_plain(q, k, v, scale, causal, blocks)
 
 
 def forward(

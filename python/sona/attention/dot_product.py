@@ -7,7 +7,7 @@ from typing import Any
 from sona.attention._arrays import Array
 from sona.attention._errors import ParameterError
 from sona.attention._results import AttentionOutput
-from sona.attention._softmax import causal_code, forward, operands, pullback, with_mask
+from sona.attention._softmax import causal_code, forward, operands, plain, pullback, with_mask
 from sona.attention._vjp import Pullback, differentiable
 
 __all__ = ["flash_attention", "scaled_dot_product_attention"]
@@ -77,6 +77,10 @@ def scaled_dot_product_attention(
     >>> scaled_dot_product_attention(q, k, v, scale=100.0)
     array([[10.]])
     """
+    if mask is None and not (enable_gqa or return_lse or return_weights):
+        out = plain(q, k, v, scale, causal)
+        if out is not None:
+            return out
     o = operands(q, k, v, scale=scale, mask=mask, gqa=enable_gqa)
     return forward(o, with_mask(o, causal_code(causal)), lse=return_lse, weights=return_weights)
 
@@ -149,8 +153,13 @@ def flash_attention(
     >>> np.allclose(flash_attention(x, x, x, block_k=16), scaled_dot_product_attention(x, x, x))
     True
     """
+    blocks = _blocks(block_q, block_k)
+    if mask is None and not (enable_gqa or return_lse):
+        out = plain(q, k, v, scale, causal, blocks)
+        if out is not None:
+            return out
     o = operands(q, k, v, scale=scale, mask=mask, gqa=enable_gqa)
-    return forward(o, with_mask(o, causal_code(causal)), blocks=_blocks(block_q, block_k), lse=return_lse)
+    return forward(o, with_mask(o, causal_code(causal)), blocks=blocks, lse=return_lse)
 
 
 @differentiable(flash_attention)

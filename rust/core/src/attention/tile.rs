@@ -3,7 +3,8 @@
 //! FlashAttention-2 (Dao 2023, algorithm 1) with the online softmax of Milakov & Gimelshein (2018). Memory beyond the
 //! result is O(tile), whatever the number of keys.
 
-use crate::kernels::real::{Mat, Real, add_scaled, exp_minus, inner, largest, matmul, project, scale_by};
+use crate::kernels::real::{Mat, Real, add_scaled, exp_minus, inner, largest, matmul, project, scale_by, transpose};
+use std::ops::Range;
 
 /// Which keys a query sees, and what is added to its logits.
 pub trait Rule<T>: Sync {
@@ -58,6 +59,8 @@ impl<T: Real> Head<'_, T> {
 pub const BLOCK_Q: usize = 64;
 /// Keys per tile.
 pub const BLOCK_K: usize = 256;
+/// Rows whose logits are made and used while they sit in the first cache level; a multiple of the product's row blocks.
+const STRIP: usize = 24;
 /// Columns of one packed panel of keys; a multiple of every register length.
 const PANEL: usize = 64;
 /// With fewer queries packing the keys costs more than it saves.
@@ -67,6 +70,8 @@ const FEW: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub struct Packed<T> {
     data: Vec<T>,
+    /// Where the first panel begins: on a cache line, so that no register load crosses one.
+    offset: usize,
     d: usize,
 }
 
@@ -74,23 +79,16 @@ impl<T: Real> Packed<T> {
     /// Packs `k` (m, d).
     #[must_use]
     pub fn new(k: &[T], d: usize, m: usize) -> Self {
-        let mut data = vec![T::ZERO; m.next_multiple_of(PANEL) * d];
-        for (panel, keys) in data
-            .chunks_exact_mut((PANEL * d).max(1))
-            .zip(k.chunks((PANEL * d).max(1)))
-        {
-            // Eight keys at a time: whole parts of a cache line are written together.
-            for (group, keys) in keys.chunks(8 * d).enumerate() {
-                let n = keys.len() / d;
-                for c in 0..d {
-                    let line = &mut panel[c * PANEL + group * 8..][..n];
-                    for (j, x) in line.iter_mut().enumerate() {
-                        *x = keys[j * d + c];
-                    }
-                }
+        let line = 64 / size_of::<T>();
+        let mut data = vec![T::ZERO; m.next_multiple_of(PANEL) * d + line];
+        let offset = data.as_ptr().align_offset(64).min(line);
+        if d > 0 {
+            let panels = data[offset..].chunks_exact_mut(PANEL * d);
+            for (panel, keys) in panels.zip(k.chunks(PANEL * d)) {
+                transpose(keys.len() / d, d, Mat::new(keys, d), panel, PANEL);
             }
         }
-        Self { data, d }
+        Self { data, offset, d }
     }
 
     /// out (n, `end - start`) = q (n, d) times the keys `start..end`; rows of out are `ldc` apart.
@@ -105,10 +103,10 @@ impl<T: Real> Packed<T> {
     ) {
         let mut at = start;
         while at < end {
-            let (panel, offset) = (at / PANEL, at % PANEL);
-            let width = (PANEL - offset).min(end - at);
-            let keys = &self.data[panel * PANEL * self.d..(panel + 1) * PANEL * self.d];
-            let keys = if self.d == 0 { keys } else { &keys[offset..] };
+            let (panel, first) = (at / PANEL, at % PANEL);
+            let width = (PANEL - first).min(end - at);
+            let keys = &self.data[self.offset + panel * PANEL * self.d..];
+            let keys = if self.d == 0 { keys } else { &keys[first..] };
             matmul(
                 n,
                 self.d,
@@ -128,8 +126,8 @@ impl<T: Real> Packed<T> {
 #[derive(Debug, Default)]
 pub struct Scratch<T> {
     q: Vec<T>,
-    acc: Vec<T>,
     logits: Vec<T>,
+    second: Vec<T>,
     top: Vec<T>,
     sum: Vec<T>,
     spans: Vec<Span>,
@@ -140,20 +138,16 @@ impl<T: Real> Scratch<T> {
     /// Two tiles of `len` values.
     pub(super) fn pair(&mut self, len: usize) -> [&mut [T]; 2] {
         self.logits.resize(len.max(self.logits.len()), T::ZERO);
-        self.acc.resize(len.max(self.acc.len()), T::ZERO);
-        [&mut self.logits[..len], &mut self.acc[..len]]
+        self.second.resize(len.max(self.second.len()), T::ZERO);
+        [&mut self.logits[..len], &mut self.second[..len]]
     }
 
     /// The two tiles (n, w) of [`Scratch::pair`], transposed.
     pub(super) fn transposed(&mut self, n: usize, w: usize) -> (&[T], &[T]) {
         self.turned.resize((2 * n * w).max(self.turned.len()), T::ZERO);
         let (p, ds) = self.turned[..2 * n * w].split_at_mut(n * w);
-        for (from, to) in [(&self.logits, &mut *p), (&self.acc, &mut *ds)] {
-            for (r, line) in from[..n * w].chunks_exact(w.max(1)).enumerate() {
-                for (j, x) in line.iter().enumerate() {
-                    to[j * n + r] = *x;
-                }
-            }
+        for (from, to) in [(&self.logits, &mut *p), (&self.second, &mut *ds)] {
+            transpose(n, w, Mat::new(from, w), to, n);
         }
         (p, ds)
     }
@@ -215,6 +209,7 @@ pub fn packs(n: usize) -> bool {
     n > FEW
 }
 
+/// One tile of queries against all their keys. `out` is the running sum of weighted values, divided at the end.
 fn tile<T: Real, R: Rule<T> + ?Sized>(
     head: &Head<'_, T>,
     keys: Option<&Packed<T>>,
@@ -229,101 +224,114 @@ fn tile<T: Real, R: Rule<T> + ?Sized>(
     for &i in queries {
         s.q.extend(head.q[i * d..(i + 1) * d].iter().map(|x| *x * head.scale));
     }
-    s.acc.clear();
-    s.acc.resize(n * dv, T::ZERO);
-    s.top.clear();
-    s.top.resize(n, T::NEG_INFINITY);
-    s.sum.clear();
-    s.sum.resize(n, T::ZERO);
-    s.logits.resize(n * block, T::ZERO);
     s.spans.clear();
     rule.spans(queries, &mut s.spans);
-    for span in std::mem::take(&mut s.spans) {
-        let mut start = span.start;
-        while start < span.end {
-            let end = (start + block).min(span.end);
-            let w = end - start;
-            let logits = &mut s.logits[..n * w];
-            match keys {
-                Some(keys) => keys.products(Mat::new(&s.q, d), n, start, end, logits, w),
-                None => {
-                    for (q, line) in s.q.chunks_exact(d.max(1)).zip(logits.chunks_exact_mut(w)) {
-                        project(&head.k[start * d..end * d], q, line);
-                    }
-                }
-            }
-            let v = &head.v[start * dv..end * dv];
-            let clean = !span.masked || v.iter().all(|x| x.is_finite());
-            for (r, line) in logits.chunks_exact_mut(w).enumerate() {
-                if span.masked {
-                    rule.apply(queries[r], start, line);
-                }
-                let top = s.top[r].max(largest(line));
-                // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
-                let shift = if top == T::NEG_INFINITY { T::ZERO } else { top };
-                if !clean {
-                    spread(
-                        line,
-                        v,
-                        dv,
-                        &mut s.acc[r * dv..(r + 1) * dv],
-                        &mut s.sum[r],
-                        s.top[r],
-                        shift,
-                    );
-                    s.top[r] = top;
-                    continue;
-                }
-                let fresh = exp_minus(line, shift);
-                if s.sum[r] != T::ZERO && top != s.top[r] {
-                    let fade = (s.top[r] - shift).exp();
-                    s.sum[r] *= fade;
-                    scale_by(fade, &mut s.acc[r * dv..(r + 1) * dv]);
-                }
-                s.sum[r] += fresh;
-                s.top[r] = top;
-            }
-            if clean {
-                matmul(
-                    n,
-                    w,
-                    dv,
-                    Mat::new(logits, w),
-                    Mat::new(v, dv),
-                    &mut s.acc,
-                    dv,
-                    true,
-                );
-            }
-            start = end;
-        }
+    let spans = std::mem::take(&mut s.spans);
+    let longest = spans.iter().map(|x| x.end - x.start).max().unwrap_or(0).min(block);
+    let room = STRIP.min(n) * longest;
+    if s.logits.len() < room {
+        s.logits.resize(room, T::ZERO);
     }
-    for (r, row) in out.chunks_exact_mut(dv.max(1)).enumerate() {
-        let sum = s.sum[r];
-        if sum == T::ZERO {
-            row.fill(T::ZERO);
-        } else {
-            row.copy_from_slice(&s.acc[r * dv..(r + 1) * dv]);
-            scale_by(T::ONE / sum, row);
+    let mut careful = false;
+    loop {
+        out.fill(T::ZERO);
+        s.top.clear();
+        s.top.resize(n, T::NEG_INFINITY);
+        s.sum.clear();
+        s.sum.resize(n, T::ZERO);
+        for span in &spans {
+            for start in (span.start..span.end).step_by(block) {
+                let keys_of = start..(start + block).min(span.end);
+                for first in (0..n).step_by(STRIP) {
+                    let rows = first..(first + STRIP).min(n);
+                    strip(head, keys, rule, queries, rows, keys_of.clone(), span.masked, careful, out, s);
+                }
+            }
+        }
+        // A weight that a mask set to zero must not meet NaN or ∞ among the values: where one shows, row by row instead.
+        let masked = spans.iter().any(|x| x.masked);
+        if careful || !masked || out.iter().fold(true, |fine, x| fine & x.is_finite()) {
+            break;
+        }
+        careful = true;
+    }
+    s.spans = spans;
+    if dv > 0 {
+        for (row, sum) in out.chunks_exact_mut(dv).zip(&s.sum) {
+            if *sum == T::ZERO {
+                row.fill(T::ZERO);
+            } else {
+                scale_by(T::ONE / *sum, row);
+            }
         }
     }
 }
 
-/// One row of the product with values that are not all finite: a weight that a mask set to zero must not meet them, for
-/// 0·NaN is NaN.
-fn spread<T: Real>(line: &mut [T], v: &[T], dv: usize, acc: &mut [T], sum: &mut T, before: T, shift: T) {
-    if *sum != T::ZERO {
-        let fade = (before - shift).exp();
-        *sum *= fade;
-        scale_by(fade, acc);
-    }
-    for (x, v) in line.iter().zip(v.chunks_exact(dv.max(1))) {
-        if *x != T::NEG_INFINITY {
-            let w = (*x - shift).exp();
-            *sum += w;
-            add_scaled(w, v, acc);
+/// Some rows of a tile against one block of keys: logits, running maximum and sum, weighted values.
+#[allow(clippy::too_many_arguments, reason = "operands, ranges, results, buffers")]
+fn strip<T: Real, R: Rule<T> + ?Sized>(
+    head: &Head<'_, T>,
+    keys: Option<&Packed<T>>,
+    rule: &R,
+    queries: &[usize],
+    rows: Range<usize>,
+    keys_of: Range<usize>,
+    masked: bool,
+    careful: bool,
+    out: &mut [T],
+    s: &mut Scratch<T>,
+) {
+    let (n, w, d, dv) = (rows.len(), keys_of.len(), head.d, head.dv);
+    let (start, end) = (keys_of.start, keys_of.end);
+    let q = &s.q[rows.start * d..rows.end * d];
+    let logits = &mut s.logits[..n * w];
+    match keys {
+        Some(keys) => keys.products(Mat::new(q, d), n, start, end, logits, w),
+        None => {
+            for (r, line) in logits.chunks_exact_mut(w).enumerate() {
+                project(&head.k[start * d..end * d], &q[r * d..(r + 1) * d], line);
+            }
         }
     }
+    let v = &head.v[start * dv..end * dv];
+    let out = &mut out[rows.start * dv..rows.end * dv];
+    for (r, line) in logits.chunks_exact_mut(w).enumerate() {
+        let row = rows.start + r;
+        if masked {
+            rule.apply(queries[row], start, line);
+        }
+        let top = s.top[row].max(largest(line));
+        // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
+        let shift = if top == T::NEG_INFINITY { T::ZERO } else { top };
+        let acc = &mut out[r * dv..(r + 1) * dv];
+        if s.sum[row] != T::ZERO && top != s.top[row] {
+            let fade = (s.top[row] - shift).exp();
+            s.sum[row] *= fade;
+            scale_by(fade, acc);
+        }
+        s.top[row] = top;
+        s.sum[row] += if careful {
+            spread(line, v, dv, acc, shift)
+        } else {
+            exp_minus(line, shift)
+        };
+    }
+    if !careful {
+        matmul(n, w, dv, Mat::new(logits, w), Mat::new(v, dv), out, dv, true);
+    }
+}
+
+/// Adds the weighted values of one row, keys of weight zero left out, for 0·NaN is NaN; returns the sum of weights.
+fn spread<T: Real>(line: &[T], v: &[T], dv: usize, acc: &mut [T], shift: T) -> T {
+    let mut sum = T::ZERO;
+    for (j, x) in line.iter().enumerate() {
+        if *x != T::NEG_INFINITY {
+            let w = (*x - shift).exp();
+            sum += w;
+            add_scaled(w, &v[j * dv..(j + 1) * dv], acc);
+        }
+    }
+    sum
 }
 
 /// softmax weights of the queries, (n, m), from their `lse`.

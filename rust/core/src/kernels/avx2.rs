@@ -136,6 +136,18 @@ impl Simd for F32x8 {
     unsafe fn exp(self) -> Self {
         exponent::exp_single(self)
     }
+    #[inline(always)]
+    unsafe fn decay(self) -> Self {
+        exponent::decay_single(self)
+    }
+    #[inline(always)]
+    unsafe fn interleave(self, o: Self) -> (Self, Self) {
+        let (lo, hi) = (_mm256_unpacklo_ps(self.0, o.0), _mm256_unpackhi_ps(self.0, o.0));
+        (
+            Self(_mm256_permute2f128_ps::<0x20>(lo, hi)),
+            Self(_mm256_permute2f128_ps::<0x31>(lo, hi)),
+        )
+    }
 }
 
 impl Lanes for F32x8 {

@@ -111,6 +111,19 @@ impl Simd for F32x16 {
     unsafe fn exp(self) -> Self {
         exponent::exp_single(self)
     }
+    #[inline(always)]
+    unsafe fn decay(self) -> Self {
+        exponent::decay_single(self)
+    }
+    #[inline(always)]
+    unsafe fn interleave(self, o: Self) -> (Self, Self) {
+        let lo = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let hi = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        (
+            Self(_mm512_permutex2var_ps(self.0, lo, o.0)),
+            Self(_mm512_permutex2var_ps(self.0, hi, o.0)),
+        )
+    }
 }
 
 impl Lanes for F32x16 {

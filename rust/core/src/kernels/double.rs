@@ -102,6 +102,18 @@ impl Simd for F64x4 {
         let m = _mm_max_pd(_mm256_castpd256_pd128(self.0), _mm256_extractf128_pd::<1>(self.0));
         _mm_cvtsd_f64(_mm_max_sd(m, _mm_unpackhi_pd(m, m)))
     }
+    #[inline(always)]
+    unsafe fn decay(self) -> Self {
+        exponent::decay_double(self)
+    }
+    #[inline(always)]
+    unsafe fn interleave(self, o: Self) -> (Self, Self) {
+        let (lo, hi) = (_mm256_unpacklo_pd(self.0, o.0), _mm256_unpackhi_pd(self.0, o.0));
+        (
+            Self(_mm256_permute2f128_pd::<0x20>(lo, hi)),
+            Self(_mm256_permute2f128_pd::<0x31>(lo, hi)),
+        )
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -189,5 +201,18 @@ impl Simd for F64x8 {
     unsafe fn largest(self) -> f64 {
         let (lo, hi) = halves(self.0);
         lo.max(hi).largest()
+    }
+    #[inline(always)]
+    unsafe fn decay(self) -> Self {
+        exponent::decay_double(self)
+    }
+    #[inline(always)]
+    unsafe fn interleave(self, o: Self) -> (Self, Self) {
+        let lo = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+        let hi = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+        (
+            Self(_mm512_permutex2var_pd(self.0, lo, o.0)),
+            Self(_mm512_permutex2var_pd(self.0, hi, o.0)),
+        )
     }
 }

@@ -56,6 +56,33 @@ pub(super) unsafe fn exp_double<V: Simd<E = f64>>(x: V) -> V {
     p.pow2(n)
 }
 
+/// e^x for x ≤ 0 as 2ⁿ·2^{−g}, g = n − x·log₂e with |g| ≤ ½, both factors in one fused step: two thirds of the instructions of
+/// [`exp_single`]. The error of log₂e as a float32 grows with |x|: 3e-7 at −20. Polynomial of Cephes `exp2f`.
+#[inline(always)]
+pub(super) unsafe fn decay_single<V: Simd<E = f32>>(x: V) -> V {
+    let x = V::splat(-104.0).max(x);
+    let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
+    let g = x.fma(V::splat(-std::f32::consts::LOG2_E), n);
+    let mut p = V::splat(1.535_336_2e-4);
+    for c in [
+        -1.339_887_5e-3,
+        9.618_437e-3,
+        -5.550_332_5e-2,
+        2.402_264_7e-1,
+        -6.931_472e-1,
+        1.0,
+    ] {
+        p = p.fma(g, V::splat(c));
+    }
+    p.pow2(n)
+}
+
+/// [`exp_double`]: in double precision there is nothing to save.
+#[inline(always)]
+pub(super) unsafe fn decay_double<V: Simd<E = f64>>(x: V) -> V {
+    exp_double(x)
+}
+
 #[inline(always)]
 pub(super) unsafe fn exp<V: Simd>(x: *mut V::E, n: usize) {
     let mut i = 0;
@@ -89,6 +116,35 @@ pub(super) unsafe fn largest<V: Simd>(x: *const V::E, n: usize) -> V::E {
         i += 1;
     }
     top
+}
+
+/// x ← e^{x − shift} for x ≤ shift; returns the sum.
+#[inline(always)]
+pub(super) unsafe fn decays<V: Simd>(x: *mut V::E, n: usize, shift: V::E) -> V::E {
+    let shift = V::splat(shift);
+    let mut sum = [V::splat(V::E::ZERO); 4];
+    let mut i = 0;
+    while i + 4 * V::N <= n {
+        for (j, s) in sum.iter_mut().enumerate() {
+            let p = x.add(i + j * V::N);
+            let e = V::load(p).sub(shift).decay();
+            *s = s.add(e);
+            e.store(p);
+        }
+        i += 4 * V::N;
+    }
+    while i + V::N <= n {
+        let e = V::load(x.add(i)).sub(shift).decay();
+        sum[0] = sum[0].add(e);
+        e.store(x.add(i));
+        i += V::N;
+    }
+    if i < n {
+        let m = n - i;
+        V::load_part(x.add(i), m).sub(shift).decay().store_part(x.add(i), m);
+        sum[1] = sum[1].add(V::load_part(x.add(i), m));
+    }
+    sum[0].add(sum[1]).add(sum[2].add(sum[3])).sum()
 }
 
 /// x ← e^{(x − shift)·factor} where `STORE`; returns the sum.

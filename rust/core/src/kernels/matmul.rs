@@ -30,16 +30,26 @@ pub(super) struct Product<T> {
     pub add: bool,
 }
 
-/// `R` rows from row `i` on times `W` registers of columns. One sum per product, over the depth in order: the same bits in
-/// every block shape.
+/// Loads the `j`-th of `W` registers, of which only the last may be partial, with `part` lanes.
 #[inline(always)]
-unsafe fn block<V: Simd, const R: usize, const W: usize>(p: Product<V::E>, i: usize) {
+unsafe fn get<V: Simd, const W: usize, const PART: bool>(p: *const V::E, j: usize, part: usize) -> V {
+    if PART && j + 1 == W {
+        V::load_part(p.add(j * V::N), part)
+    } else {
+        V::load(p.add(j * V::N))
+    }
+}
+
+/// `R` rows from row `i` on times `W` registers of columns, the last of them with `part` lanes where `PART`. One sum per
+/// product, over the depth in order: the same bits in every block shape.
+#[inline(always)]
+unsafe fn block<V: Simd, const R: usize, const W: usize, const PART: bool>(p: Product<V::E>, i: usize, part: usize) {
     let (a, c) = (p.a.add(i * p.lda), p.c.add(i * p.ldc));
     let mut acc = [[V::splat(V::E::ZERO); W]; R];
     if p.add {
         for r in 0..R {
             for w in 0..W {
-                acc[r][w] = V::load(c.add(r * p.ldc + w * V::N));
+                acc[r][w] = get::<V, W, PART>(c.add(r * p.ldc), w, part);
             }
         }
     }
@@ -47,7 +57,7 @@ unsafe fn block<V: Simd, const R: usize, const W: usize>(p: Product<V::E>, i: us
     for k in 0..p.depth {
         let mut line = [V::splat(V::E::ZERO); W];
         for w in 0..W {
-            line[w] = V::load(b.add(w * V::N));
+            line[w] = get::<V, W, PART>(b, w, part);
         }
         for r in 0..R {
             let x = V::splat(*a.add(r * p.lda + k));
@@ -59,75 +69,59 @@ unsafe fn block<V: Simd, const R: usize, const W: usize>(p: Product<V::E>, i: us
     }
     for r in 0..R {
         for w in 0..W {
-            acc[r][w].store(c.add(r * p.ldc + w * V::N));
+            let to = c.add(r * p.ldc + w * V::N);
+            if PART && w + 1 == W {
+                acc[r][w].store_part(to, part);
+            } else {
+                acc[r][w].store(to);
+            }
         }
     }
 }
 
-/// [`block`] of one row and the last `width < N` columns.
 #[inline(always)]
-unsafe fn corner<V: Simd>(p: Product<V::E>, i: usize) {
-    let (a, c) = (p.a.add(i * p.lda), p.c.add(i * p.ldc));
-    let mut acc = if p.add {
-        V::load_part(c, p.width)
-    } else {
-        V::splat(V::E::ZERO)
-    };
-    for k in 0..p.depth {
-        acc = V::splat(*a.add(k)).fma(V::load_part(p.b.add(k * p.ldb), p.width), acc);
-    }
-    acc.store_part(c, p.width);
-}
-
-#[inline(always)]
-unsafe fn rows<V: Simd, const R: usize, const W: usize>(p: Product<V::E>) {
+unsafe fn rows<V: Simd, const R: usize, const W: usize, const PART: bool>(p: Product<V::E>, part: usize) {
     let mut i = 0;
     while i + R <= p.n {
-        block::<V, R, W>(p, i);
+        block::<V, R, W, PART>(p, i, part);
         i += R;
     }
-    while i + 2 <= p.n {
-        block::<V, 2, W>(p, i);
+    if i + 4 <= p.n {
+        block::<V, 4, W, PART>(p, i, part);
+        i += 4;
+    }
+    if i + 2 <= p.n {
+        block::<V, 2, W, PART>(p, i, part);
         i += 2;
     }
     if i < p.n {
-        block::<V, 1, W>(p, i);
+        block::<V, 1, W, PART>(p, i, part);
     }
 }
 
+/// Columns in groups of as many registers as fit, the last register of the last group partial where `width` is no multiple.
 #[inline(always)]
 unsafe fn columns<V: Simd>(mut p: Product<V::E>) {
-    while p.width >= V::N {
-        let w = match (V::WIDE, p.width / V::N) {
-            (true, 4..) => {
-                rows::<V, 6, 4>(p);
-                4
-            }
-            (true, 3) => {
-                rows::<V, 8, 3>(p);
-                3
-            }
-            (true, 2) => {
-                rows::<V, 8, 2>(p);
-                2
-            }
-            (false, 2..) => {
-                rows::<V, 6, 2>(p);
-                2
-            }
-            _ => {
-                rows::<V, 8, 1>(p);
-                1
-            }
-        };
-        p.width -= w * V::N;
-        p.b = p.b.add(w * V::N);
-        p.c = p.c.add(w * V::N);
-    }
-    if p.width > 0 {
-        for i in 0..p.n {
-            corner::<V>(p, i);
+    while p.width > 0 {
+        let left = p.width.div_ceil(V::N);
+        let w = if V::WIDE { left.min(4) } else { left.min(2) };
+        let part = p.width.min(w * V::N) - (w - 1) * V::N;
+        match (V::WIDE, w, part == V::N) {
+            (true, 4, true) => rows::<V, 6, 4, false>(p, part),
+            (true, 4, false) => rows::<V, 6, 4, true>(p, part),
+            (true, 3, true) => rows::<V, 8, 3, false>(p, part),
+            (true, 3, false) => rows::<V, 8, 3, true>(p, part),
+            (true, 2, true) => rows::<V, 8, 2, false>(p, part),
+            (true, 2, false) => rows::<V, 8, 2, true>(p, part),
+            (false, 2, true) => rows::<V, 6, 2, false>(p, part),
+            (false, 2, false) => rows::<V, 6, 2, true>(p, part),
+            (_, _, true) => rows::<V, 8, 1, false>(p, part),
+            (_, _, false) => rows::<V, 8, 1, true>(p, part),
         }
+        let done = p.width.min(w * V::N);
+        p.width -= done;
+        p.b = p.b.add(done);
+        p.c = p.c.add(done);
     }
 }
 

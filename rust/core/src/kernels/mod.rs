@@ -43,6 +43,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod transpose;
 
 pub use aligned::Aligned;
 pub use hadamard::hadamard;

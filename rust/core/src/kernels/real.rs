@@ -7,6 +7,7 @@ use super::matmul::Product;
 use super::recurrence::Scan;
 use super::simd::One;
 use super::tier::{Tier, tier};
+use super::transpose::Turn;
 use num_traits::{Float, NumAssign};
 use std::fmt::{Debug, Display};
 use std::iter::Sum;
@@ -40,7 +41,8 @@ mod private {
 pub struct RealTable<T> {
     pub(super) multiply: unsafe fn(Product<T>),
     pub(super) largest: unsafe fn(&[T]) -> T,
-    pub(super) shifted_exp: unsafe fn(&mut [T], T) -> T,
+    pub(super) decays: unsafe fn(&mut [T], T) -> T,
+    pub(super) transpose: unsafe fn(Turn<T>),
     pub(super) exp: unsafe fn(&mut [T]),
     pub(super) dot: unsafe fn(&[T], &[T]) -> T,
     pub(super) axpy: unsafe fn(T, &[T], &mut [T]),
@@ -56,7 +58,7 @@ pub struct RealTable<T> {
 macro_rules! table {
     ($name:ident, $t:ty, $lanes:ty, $($features:literal)?) => {
         mod $name {
-            use super::super::{exponent, matmul, recurrence, rows};
+            use super::super::{exponent, matmul, recurrence, rows, transpose};
             use super::*;
 
             $(#[target_feature(enable = $features)])?
@@ -70,9 +72,14 @@ macro_rules! table {
                 unsafe { exponent::largest::<$lanes>(x.as_ptr(), x.len()) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn shifted_exp(x: &mut [$t], shift: $t) -> $t {
+            unsafe fn decays(x: &mut [$t], shift: $t) -> $t {
                 // SAFETY: the slice's own length.
-                unsafe { exponent::shifted_exp::<$lanes, true>(x.as_mut_ptr(), x.len(), shift, 1.0) }
+                unsafe { exponent::decays::<$lanes>(x.as_mut_ptr(), x.len(), shift) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn turn(t: Turn<$t>) {
+                // SAFETY: the caller's contract, on this tier's processor.
+                unsafe { transpose::transpose::<$lanes>(t) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn exp(x: &mut [$t]) {
@@ -122,7 +129,8 @@ macro_rules! table {
             pub(super) static TABLE: RealTable<$t> = RealTable {
                 multiply,
                 largest,
-                shifted_exp,
+                decays,
+                transpose: turn,
                 exp,
                 dot,
                 axpy,
@@ -252,10 +260,29 @@ pub fn largest<T: Real>(x: &[T]) -> T {
     unsafe { (T::kernels().largest)(x) }
 }
 
-/// x ← e^{x − shift}; returns the sum. e^{−∞} is 0, NaN stays NaN.
+/// x ← e^{x − shift} for x ≤ shift; returns the sum. e^{−∞} is 0, NaN stays NaN.
 pub fn exp_minus<T: Real>(x: &mut [T], shift: T) -> T {
     // SAFETY: the table is this processor's.
-    unsafe { (T::kernels().shifted_exp)(x, shift) }
+    unsafe { (T::kernels().decays)(x, shift) }
+}
+
+/// out (columns, rows) ← x (rows, columns) transposed; the rows of out are `ldc` apart. Panics if one is too short.
+pub fn transpose<T: Real>(rows: usize, columns: usize, x: Mat<'_, T>, out: &mut [T], ldc: usize) {
+    assert!(
+        x.holds(rows, columns) && Mat::new(&*out, ldc).holds(columns, rows),
+        "transpose: expected x (rows, columns) and out (columns, rows)"
+    );
+    // SAFETY: both hold what is read and written; the table is this processor's.
+    unsafe {
+        (T::kernels().transpose)(Turn {
+            rows,
+            columns,
+            x: x.data.as_ptr(),
+            ldx: x.stride,
+            out: out.as_mut_ptr(),
+            ldc,
+        });
+    }
 }
 
 /// x ← e^x.

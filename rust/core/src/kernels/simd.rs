@@ -40,6 +40,10 @@ pub(super) trait Simd: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// e^self; NaN stays NaN.
     unsafe fn exp(self) -> Self;
+    /// e^self for self ≤ 0, to a few units in the last place; −∞ gives 0, NaN stays NaN.
+    unsafe fn decay(self) -> Self;
+    /// Lanes of both by turns: `(a₀ b₀ a₁ b₁ …)` of the lower halves, then of the upper halves. `N > 1`.
+    unsafe fn interleave(self, o: Self) -> (Self, Self);
     /// Sum of the lanes by halving.
     unsafe fn sum(self) -> Self::E;
     /// Largest lane.
@@ -51,7 +55,7 @@ pub(super) trait Simd: Copy {
 pub(super) struct One<T>(T);
 
 macro_rules! one {
-    ($t:ty, $bits:ty, $bias:literal, $mantissa:literal, $exp:path) => {
+    ($t:ty, $bits:ty, $bias:literal, $mantissa:literal, $exp:path, $decay:path) => {
         impl Simd for One<$t> {
             type E = $t;
             const N: usize = 1;
@@ -120,6 +124,14 @@ macro_rules! one {
                 $exp(self)
             }
             #[inline(always)]
+            unsafe fn decay(self) -> Self {
+                $decay(self)
+            }
+            #[inline(always)]
+            unsafe fn interleave(self, o: Self) -> (Self, Self) {
+                (self, o)
+            }
+            #[inline(always)]
             unsafe fn sum(self) -> $t {
                 self.0
             }
@@ -130,5 +142,5 @@ macro_rules! one {
         }
     };
 }
-one!(f32, u32, 127, 23, exponent::exp_single);
-one!(f64, u64, 1023, 52, exponent::exp_double);
+one!(f32, u32, 127, 23, exponent::exp_single, exponent::decay_single);
+one!(f64, u64, 1023, 52, exponent::exp_double, exponent::decay_double);

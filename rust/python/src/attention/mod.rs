@@ -14,6 +14,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<dag::DagGraph>()?;
     m.add_class::<graph::GraphEdges>()?;
     m.add_function(wrap_pyfunction!(softmax::attend, m)?)?;
+    m.add_function(wrap_pyfunction!(softmax::attend_plain, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attend_vjp, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attention_threads, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::set_attention_threads, m)?)?;

@@ -22,6 +22,11 @@ impl<'py, T: Element> Operand<'py, T> {
         })
     }
 
+    /// C-contiguous and aligned: what the calls below need and [`Operand::new`] does not see to.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.array.is_c_contiguous() && self.array.data().is_aligned()
+    }
+
     pub(crate) fn shape(&self) -> &[usize] {
         self.array.shape()
     }

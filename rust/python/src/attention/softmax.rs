@@ -1,7 +1,7 @@
 //! Softmax attention under its rules: masks and causal order, windows with global tokens, block layouts.
 
 use super::operands::{Float, Operand, flat, map, run};
-use numpy::PyArrayDyn;
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use sona_core::attention::heads::{Heads, StoredGradients, local_global};
@@ -313,36 +313,7 @@ fn forward<'py, T: Float>(
         q: blocks.0,
         k: blocks.1,
     };
-    let (out, lse, weights) = run(py, detach, || {
-        let heads = call.heads();
-        let (n, m) = (heads.n, heads.m);
-        let mut out = vec![T::ZERO; heads.len() * n * heads.dv];
-        let mut lse = vec![
-            T::ZERO;
-            if want_lse || want_weights {
-                heads.len() * n
-            } else {
-                0
-            }
-        ];
-        let lse_out = (!lse.is_empty()).then_some(&mut lse[..]);
-        match &data {
-            RuleData::Dense { .. } => {
-                let rule = |b| data.dense(b, n, m);
-                heads.attend(rule, blocks, 2 * blocks.q, heads.cost(), &mut out, lse_out);
-            }
-            RuleData::Local(local) => local_global(&heads, local, blocks, &mut out, lse_out),
-            RuleData::Blocks { block, .. } => {
-                let seen = heads.cost() / 2;
-                heads.attend(|b| data.blocks(b, n), blocks, *block, seen, &mut out, lse_out);
-            }
-        }
-        let mut weights = vec![T::ZERO; if want_weights { heads.len() * n * m } else { 0 }];
-        if want_weights {
-            heads.weights(|b| data.dense(b, n, m), &lse, &mut weights);
-        }
-        (out, lse, weights)
-    });
+    let (out, lse, weights) = run(py, detach, || compute(&call, &data, blocks, want_lse, want_weights));
     PyTuple::new(
         py,
         [
@@ -359,6 +330,105 @@ fn forward<'py, T: Float>(
             },
         ],
     )
+}
+
+/// (out, lse, weights); the last two are empty where not asked for.
+type Computed<T> = (Vec<T>, Vec<T>, Vec<T>);
+
+fn compute<T: Float>(
+    call: &Call<'_, T>,
+    data: &RuleData<'_, T>,
+    blocks: Blocks,
+    want_lse: bool,
+    want_weights: bool,
+) -> Computed<T> {
+    let heads = call.heads();
+    let (n, m) = (heads.n, heads.m);
+    let mut out = vec![T::ZERO; heads.len() * n * heads.dv];
+    let mut lse = vec![
+        T::ZERO;
+        if want_lse || want_weights {
+            heads.len() * n
+        } else {
+            0
+        }
+    ];
+    let lse_out = (!lse.is_empty()).then_some(&mut lse[..]);
+    match data {
+        RuleData::Dense { .. } => {
+            let rule = |b| data.dense(b, n, m);
+            heads.attend(rule, blocks, 2 * blocks.q, heads.cost(), &mut out, lse_out);
+        }
+        RuleData::Local(local) => local_global(&heads, local, blocks, &mut out, lse_out),
+        RuleData::Blocks { block, .. } => {
+            let seen = heads.cost() / 2;
+            heads.attend(|b| data.blocks(b, n), blocks, *block, seen, &mut out, lse_out);
+        }
+    }
+    let mut weights = vec![T::ZERO; if want_weights { heads.len() * n * m } else { 0 }];
+    if want_weights {
+        heads.weights(|b| data.dense(b, n, m), &lse, &mut weights);
+    }
+    (out, lse, weights)
+}
+
+/// The common case in one step: no mask, one array of queries, keys and values per head. None where the operands need checks
+/// or conversions; [`attend`] then makes them or says what is wrong.
+#[pyfunction]
+#[pyo3(signature = (q, k, v, scale, causal, blocks))]
+pub(super) fn attend_plain<'py>(
+    py: Python<'py>,
+    q: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    v: &Bound<'py, PyAny>,
+    scale: Option<f64>,
+    causal: bool,
+    blocks: (usize, usize),
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match Arrays::<f32>::new([q, k, v]) {
+        Ok(arrays) => plain(py, &arrays, scale, causal, blocks),
+        Err(_) => match Arrays::<f64>::new([q, k, v]) {
+            Ok(arrays) => plain(py, &arrays, scale, causal, blocks),
+            Err(_) => Ok(None),
+        },
+    }
+}
+
+fn plain<'py, T: Float>(
+    py: Python<'py>,
+    arrays: &Arrays<'py, T>,
+    scale: Option<f64>,
+    causal: bool,
+    blocks: (usize, usize),
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let [q, k, v] = [&arrays.q, &arrays.k, &arrays.v];
+    let ([.., _, d], [.., m, dk], [.., mv, _]) = (q.shape(), k.shape(), v.shape()) else {
+        return Ok(None);
+    };
+    let lead = |x: &Operand<'_, T>| x.shape()[..x.shape().len() - 2].to_vec();
+    let fits = d == dk && m == mv && lead(q) == lead(k) && lead(q) == lead(v);
+    let scale = scale.unwrap_or(1.0 / (*d.max(&1) as f64).sqrt());
+    if !fits || !scale.is_finite() || !(q.is_plain() && k.is_plain() && v.is_plain()) {
+        return Ok(None);
+    }
+    let detach = arrays.detach(None);
+    let call = arrays.call(None, scale, detach)?;
+    let data = RuleData::Dense {
+        causal: if causal { Causal::TopLeft } else { Causal::No },
+        mask: MaskData::None,
+        of: Vec::new(),
+        strides: [0, 0],
+        len: 0,
+    };
+    let blocks = Blocks {
+        q: blocks.0,
+        k: blocks.1,
+    };
+    let (out, ..) = run(py, detach, || compute(&call, &data, blocks, false, false));
+    let mut shape = q.shape().to_vec();
+    shape.pop();
+    shape.push(v.axis(0));
+    Ok(Some(PyArray1::from_vec(py, out).reshape(shape)?.into_any()))
 }
 
 /// Gradients `(dq, dk, dv, dmask or None)`, flat, in the shapes of the stored arrays, for ∂L/∂out = `dout`.
