@@ -3,7 +3,9 @@
 //! FlashAttention-2 (Dao 2023, algorithm 1) with the online softmax of Milakov & Gimelshein (2018). Memory beyond the
 //! result is O(tile), whatever the number of keys.
 
-use crate::kernels::real::{Mat, Real, add_scaled, exp_minus, inner, largest, matmul, project, scale_by, transpose};
+use crate::kernels::real::{
+    Mat, Real, absorb, add_scaled, exp_minus, inner, largest, matmul, project, scale_by, transpose,
+};
 use std::ops::Range;
 
 /// Which keys a query sees, and what is added to its logits.
@@ -60,7 +62,7 @@ pub const BLOCK_Q: usize = 64;
 /// Keys per tile.
 pub const BLOCK_K: usize = 256;
 /// Rows whose logits are made and used while they sit in the first cache level; a multiple of the product's row blocks.
-const STRIP: usize = 24;
+const STRIP: usize = 48;
 /// Columns of one packed panel of keys; a multiple of every register length.
 const PANEL: usize = 64;
 /// With fewer queries packing the keys costs more than it saves.
@@ -222,12 +224,18 @@ fn tile<T: Real, R: Rule<T> + ?Sized>(
     let (n, d, dv) = (queries.len(), head.d, head.dv);
     s.q.clear();
     for &i in queries {
-        s.q.extend(head.q[i * d..(i + 1) * d].iter().map(|x| *x * head.scale));
+        s.q.extend_from_slice(&head.q[i * d..(i + 1) * d]);
     }
+    scale_by(head.scale, &mut s.q);
     s.spans.clear();
     rule.spans(queries, &mut s.spans);
     let spans = std::mem::take(&mut s.spans);
-    let longest = spans.iter().map(|x| x.end - x.start).max().unwrap_or(0).min(block);
+    let longest = spans
+        .iter()
+        .map(|x| x.end - x.start)
+        .max()
+        .unwrap_or(0)
+        .min(block);
     let room = STRIP.min(n) * longest;
     if s.logits.len() < room {
         s.logits.resize(room, T::ZERO);
@@ -244,7 +252,18 @@ fn tile<T: Real, R: Rule<T> + ?Sized>(
                 let keys_of = start..(start + block).min(span.end);
                 for first in (0..n).step_by(STRIP) {
                     let rows = first..(first + STRIP).min(n);
-                    strip(head, keys, rule, queries, rows, keys_of.clone(), span.masked, careful, out, s);
+                    strip(
+                        head,
+                        keys,
+                        rule,
+                        queries,
+                        rows,
+                        keys_of.clone(),
+                        span.masked,
+                        careful,
+                        out,
+                        s,
+                    );
                 }
             }
         }
@@ -295,29 +314,29 @@ fn strip<T: Real, R: Rule<T> + ?Sized>(
     }
     let v = &head.v[start * dv..end * dv];
     let out = &mut out[rows.start * dv..rows.end * dv];
-    for (r, line) in logits.chunks_exact_mut(w).enumerate() {
-        let row = rows.start + r;
-        if masked {
-            rule.apply(queries[row], start, line);
+    if masked {
+        for (line, i) in logits.chunks_exact_mut(w).zip(&queries[rows.clone()]) {
+            rule.apply(*i, start, line);
         }
-        let top = s.top[row].max(largest(line));
-        // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
-        let shift = if top == T::NEG_INFINITY { T::ZERO } else { top };
-        let acc = &mut out[r * dv..(r + 1) * dv];
-        if s.sum[row] != T::ZERO && top != s.top[row] {
-            let fade = (s.top[row] - shift).exp();
-            s.sum[row] *= fade;
-            scale_by(fade, acc);
-        }
-        s.top[row] = top;
-        s.sum[row] += if careful {
-            spread(line, v, dv, acc, shift)
-        } else {
-            exp_minus(line, shift)
-        };
     }
+    let (top, sum) = (&mut s.top[rows.clone()], &mut s.sum[rows]);
     if !careful {
+        absorb(logits, top, sum, out);
         matmul(n, w, dv, Mat::new(logits, w), Mat::new(v, dv), out, dv, true);
+        return;
+    }
+    for (r, line) in logits.chunks_exact(w).enumerate() {
+        let new = top[r].max(largest(line));
+        let shift = if new == T::NEG_INFINITY { T::ZERO } else { new };
+        let acc = &mut out[r * dv..(r + 1) * dv];
+        let fade = if sum[r] == T::ZERO {
+            T::ONE
+        } else {
+            (top[r] - shift).exp()
+        };
+        scale_by(fade, acc);
+        sum[r] = sum[r] * fade + spread(line, v, dv, acc, shift);
+        top[r] = new;
     }
 }
 

@@ -141,10 +141,54 @@ pub(super) unsafe fn decays<V: Simd>(x: *mut V::E, n: usize, shift: V::E) -> V::
     }
     if i < n {
         let m = n - i;
-        V::load_part(x.add(i), m).sub(shift).decay().store_part(x.add(i), m);
+        V::load_part(x.add(i), m)
+            .sub(shift)
+            .decay()
+            .store_part(x.add(i), m);
         sum[1] = sum[1].add(V::load_part(x.add(i), m));
     }
     sum[0].add(sum[1]).add(sum[2].add(sum[3])).sum()
+}
+
+/// Running softmax of some rows: logits in, weights out.
+#[derive(Clone, Copy)]
+pub(super) struct Absorb<T> {
+    pub rows: usize,
+    pub width: usize,
+    /// (rows, width), overwritten.
+    pub logits: *mut T,
+    /// (rows), largest logit so far.
+    pub top: *mut T,
+    /// (rows), sum of weights so far.
+    pub sum: *mut T,
+    /// (rows, dv), sums of weighted values so far.
+    pub acc: *mut T,
+    pub dv: usize,
+}
+
+/// The online softmax (Milakov & Gimelshein 2018) of each row: logits become weights relative to the new maximum, what was summed
+/// before fades to it.
+#[inline(always)]
+pub(super) unsafe fn absorb<V: Simd>(a: Absorb<V::E>) {
+    for r in 0..a.rows {
+        let line = a.logits.add(r * a.width);
+        let (top, sum) = (&mut *a.top.add(r), &mut *a.sum.add(r));
+        let new = top.max(largest::<V>(line, a.width));
+        // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
+        let shift = if new == V::E::NEG_INFINITY {
+            V::E::ZERO
+        } else {
+            new
+        };
+        let fresh = decays::<V>(line, a.width, shift);
+        if *sum != V::E::ZERO && new != *top {
+            let fade = (*top - shift).exp();
+            *sum *= fade;
+            rows::scale::<V>(fade, a.acc.add(r * a.dv), a.dv);
+        }
+        *sum += fresh;
+        *top = new;
+    }
 }
 
 /// x ← e^{(x − shift)·factor} where `STORE`; returns the sum.

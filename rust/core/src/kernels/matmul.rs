@@ -43,7 +43,11 @@ unsafe fn get<V: Simd, const W: usize, const PART: bool>(p: *const V::E, j: usiz
 /// `R` rows from row `i` on times `W` registers of columns, the last of them with `part` lanes where `PART`. One sum per
 /// product, over the depth in order: the same bits in every block shape.
 #[inline(always)]
-unsafe fn block<V: Simd, const R: usize, const W: usize, const PART: bool>(p: Product<V::E>, i: usize, part: usize) {
+unsafe fn block<V: Simd, const R: usize, const W: usize, const PART: bool>(
+    p: Product<V::E>,
+    i: usize,
+    part: usize,
+) {
     let (a, c) = (p.a.add(i * p.lda), p.c.add(i * p.ldc));
     let mut acc = [[V::splat(V::E::ZERO); W]; R];
     if p.add {

@@ -3,6 +3,7 @@
 //! The same generic code runs for `f32` and `f64` on every tier; the portable tier is the same code with registers of one
 //! lane. Results depend on the tier by rounding only.
 
+use super::exponent::Absorb;
 use super::matmul::Product;
 use super::recurrence::Scan;
 use super::simd::One;
@@ -42,6 +43,7 @@ pub struct RealTable<T> {
     pub(super) multiply: unsafe fn(Product<T>),
     pub(super) largest: unsafe fn(&[T]) -> T,
     pub(super) decays: unsafe fn(&mut [T], T) -> T,
+    pub(super) absorb: unsafe fn(Absorb<T>),
     pub(super) transpose: unsafe fn(Turn<T>),
     pub(super) exp: unsafe fn(&mut [T]),
     pub(super) dot: unsafe fn(&[T], &[T]) -> T,
@@ -75,6 +77,11 @@ macro_rules! table {
             unsafe fn decays(x: &mut [$t], shift: $t) -> $t {
                 // SAFETY: the slice's own length.
                 unsafe { exponent::decays::<$lanes>(x.as_mut_ptr(), x.len(), shift) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn absorb(a: Absorb<$t>) {
+                // SAFETY: the caller's contract, on this tier's processor.
+                unsafe { exponent::absorb::<$lanes>(a) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn turn(t: Turn<$t>) {
@@ -130,6 +137,7 @@ macro_rules! table {
                 multiply,
                 largest,
                 decays,
+                absorb,
                 transpose: turn,
                 exp,
                 dot,
@@ -264,6 +272,30 @@ pub fn largest<T: Real>(x: &[T]) -> T {
 pub fn exp_minus<T: Real>(x: &mut [T], shift: T) -> T {
     // SAFETY: the table is this processor's.
     unsafe { (T::kernels().decays)(x, shift) }
+}
+
+/// One step of the online softmax for `top.len()` rows: `logits` become weights relative to the new maximum `top`; the `sum` of
+/// weights and the sums of weighted values `acc` of the steps before fade to it. Panics if a length differs.
+pub fn absorb<T: Real>(logits: &mut [T], top: &mut [T], sum: &mut [T], acc: &mut [T]) {
+    let rows = top.len();
+    let of = |x: &[T]| x.len().checked_div(rows).unwrap_or(0);
+    let (width, dv) = (of(logits), of(acc));
+    assert!(
+        sum.len() == rows && logits.len() == rows * width && acc.len() == rows * dv,
+        "absorb: expected logits (rows, w), top and sum (rows), acc (rows, dv)"
+    );
+    // SAFETY: the lengths are what the kernel reads and writes; the table is this processor's.
+    unsafe {
+        (T::kernels().absorb)(Absorb {
+            rows,
+            width,
+            logits: logits.as_mut_ptr(),
+            top: top.as_mut_ptr(),
+            sum: sum.as_mut_ptr(),
+            acc: acc.as_mut_ptr(),
+            dv,
+        });
+    }
 }
 
 /// out (columns, rows) ← x (rows, columns) transposed; the rows of out are `ldc` apart. Panics if one is too short.

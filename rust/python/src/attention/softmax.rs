@@ -313,7 +313,9 @@ fn forward<'py, T: Float>(
         q: blocks.0,
         k: blocks.1,
     };
-    let (out, lse, weights) = run(py, detach, || compute(&call, &data, blocks, want_lse, want_weights));
+    let (out, lse, weights) = run(py, detach, || {
+        compute(&call, &data, blocks, want_lse, want_weights)
+    });
     PyTuple::new(
         py,
         [
