@@ -30,7 +30,16 @@ fn kernels(c: &mut Criterion) {
     g.throughput(Throughput::Elements(2 * 48 * 64 * 64));
     g.bench_function("matmul, 48 queries × 64 keys, d 64", |bench| {
         bench.iter(|| {
-            matmul(48, 64, 64, Mat::new(&a, 64), Mat::new(&b, 64), black_box(&mut out), 256, false);
+            matmul(
+                48,
+                64,
+                64,
+                Mat::new(&a, 64),
+                Mat::new(&b, 64),
+                black_box(&mut out),
+                256,
+                false,
+            );
         });
     });
     let (w, v) = (values(48 * 256, 4), values(256 * 64, 5));
@@ -38,7 +47,16 @@ fn kernels(c: &mut Criterion) {
     g.throughput(Throughput::Elements(2 * 48 * 256 * 64));
     g.bench_function("matmul, 48 × 256 weights · values, dv 64", |bench| {
         bench.iter(|| {
-            matmul(48, 256, 64, Mat::new(&w, 256), Mat::new(&v, 64), black_box(&mut sums), 64, true);
+            matmul(
+                48,
+                256,
+                64,
+                Mat::new(&w, 256),
+                Mat::new(&v, 64),
+                black_box(&mut sums),
+                64,
+                true,
+            );
         });
     });
     let logits = values(48 * 256, 7);
@@ -76,7 +94,17 @@ fn kernels(c: &mut Criterion) {
     g.throughput(Throughput::Elements((steps * d * n) as u64));
     g.bench_function("selective scan, L 512, d 128, N 16", |bench| {
         bench.iter(|| {
-            selective_scan(d, n, &u, &delta, &decay, &gain, &read, &mut state, black_box(&mut y));
+            selective_scan(
+                d,
+                n,
+                &u,
+                &delta,
+                &decay,
+                &gain,
+                &read,
+                &mut state,
+                black_box(&mut y),
+            );
         });
     });
     g.finish();
@@ -109,7 +137,16 @@ fn heads(c: &mut Criterion) {
         };
         g.throughput(Throughput::Elements((4 * n * n * 64) as u64));
         g.bench_function(format!("n {n}"), |bench| {
-            bench.iter(|| heads.attend(rule, Blocks::default(), 128, heads.cost(), black_box(&mut out), None));
+            bench.iter(|| {
+                heads.attend(
+                    rule,
+                    Blocks::default(),
+                    128,
+                    heads.cost(),
+                    black_box(&mut out),
+                    None,
+                )
+            });
         });
     }
     g.finish();
