@@ -30,6 +30,7 @@ from sona.attention.hypervectors import (
     hdc_unpack,
 )
 from sona.attention.linear import linear_attention, random_features
+from sona.attention.mamba import MambaBlock
 from sona.attention.mixture import MoEAttention, RouteOutput, moe_route
 from sona.attention.multi_head import MultiHeadAttention
 from sona.attention.oscillators import (
@@ -43,7 +44,7 @@ from sona.attention.predictive import PredictiveCoder, PredictiveStream, predict
 from sona.attention.registry import MechanismInfo, attention, info, names
 from sona.attention.selector import AttentionSelector
 from sona.attention.sparse import block_sparse_attention, local_global_attention
-from sona.attention.state_space import MambaBlock, ScanOutput, selective_scan, ssd
+from sona.attention.state_space import ScanOutput, selective_scan, ssd
 from sona.attention.temporal import BTSPTrace, TemporalBTSP
 from sona.attention.winners import k_winners, sparsemax
 from sona.attention.workspace import (
