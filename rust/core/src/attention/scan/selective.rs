@@ -49,7 +49,6 @@ fn transposed<T: Copy>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
     out
 }
 
-
 impl<T: Real> Selective<'_, T> {
     /// Multiply-adds, an exponential counted as eight.
     fn cost(&self) -> usize {
