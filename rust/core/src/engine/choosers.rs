@@ -32,7 +32,7 @@ impl Choosers {
 
     /// Notes that `user` chose the items.
     pub fn add(&mut self, items: &[ItemId], user: &str) {
-        if self.needed <= 1 {
+        if !self.matter() {
             return;
         }
         let mut first = [0; 8];
@@ -47,19 +47,24 @@ impl Choosers {
         }
     }
 
+    /// False while one user is enough for everything.
+    #[must_use]
+    pub fn matter(&self) -> bool {
+        self.needed > 1
+    }
+
     fn enough(&self, item: &ItemId) -> bool {
         self.users.get(item).is_some_and(|u| u.len() >= self.needed)
     }
 
     /// Takes the recall of items that too few chose out of the scores.
     pub fn withhold(&self, candidates: &Candidates<'_>, weight: f32, scored: &mut Scored) {
-        if self.needed <= 1 {
+        if !self.matter() {
             return;
         }
         for (i, id) in candidates.ids().iter().enumerate() {
             if scored.recall[i] != 0.0 && !self.enough(id) {
-                scored.scores[i] -= weight * scored.recall[i];
-                scored.recall[i] = 0.0;
+                scored.withhold_recall(i, weight);
             }
         }
     }

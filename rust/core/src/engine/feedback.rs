@@ -3,6 +3,7 @@
 use super::anchors::Anchors;
 use super::event::{DecisionId, Event, FeedbackEvent, TraceEvent};
 use super::items::IdRef;
+use super::learned::Learned;
 use super::ledger::{Ledger, Verdict};
 use super::listing::Judgement;
 use super::pending::DecisionRecord;
@@ -101,7 +102,10 @@ impl Engine {
             self.counters.recorded_only.fetch_add(1, Ordering::Relaxed);
             return Ok(Outcome::Recorded);
         }
-        self.learn_from(&scope, &ledger, &record, &event, lamport)?;
+        let former = self.learn_from(&scope, &ledger, &record, &event, lamport)?;
+        drop(ledger);
+        // What nobody reads any more is taken apart while others learn.
+        drop(former);
         self.counters.learned.fetch_add(1, Ordering::Relaxed);
         Ok(Outcome::Learned)
     }
@@ -178,7 +182,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The instant step. The caller holds the scope's ledger; replay comes through here too.
+    /// The instant step; returns the state that it replaced. The caller holds the scope's ledger; replay comes through here
+    /// too.
     pub(super) fn learn_from(
         &self,
         scope: &Scope,
@@ -186,7 +191,7 @@ impl Engine {
         record: &DecisionRecord,
         e: &FeedbackEvent,
         lamport: u64,
-    ) -> Result<()> {
+    ) -> Result<Arc<Learned>> {
         let mut rewards = Vec::with_capacity(e.rewards.len());
         for (hash, reward) in &e.rewards {
             if let Some(p) = record.items.iter().position(|i| i.hash == *hash) {
@@ -207,16 +212,18 @@ impl Engine {
             user: &e.user,
             now: e.now,
         };
-        let mut next = (*scope.live.load_full()).clone();
+        let live = scope.live.load_full();
+        let mut next = (*live).clone();
         next.learn(
             record,
+            record.take_ranking(&live),
             &judgement,
             &self.config,
             ledger.anchors.as_deref(),
             lamport,
         )?;
-        scope.live.store(Arc::new(next));
-        Ok(())
+        drop(live);
+        Ok(scope.live.swap(Arc::new(next)))
     }
 
     /// The decision: from memory, else from the journals of all writers.

@@ -14,10 +14,11 @@ use crate::kernels;
 use crate::lora::{BaseLora, Factors, MicroConfig, MicroLora};
 use crate::patterns::bank::Bank;
 use crate::patterns::cases::{
-    Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, Looked, NewCase, Probe, Scored,
-    StrayClicks,
+    AsNew, Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, Looked, NewCase, Probe,
+    Scored, StrayClicks,
 };
 use crate::trajectory::{LearningSignal, Trajectory};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Everything that a decision reads. Cloning shares the cases; nothing in it changes after it was published.
@@ -173,22 +174,21 @@ impl Learned {
     }
 
     /// Ranks one of the `wanted` as if it had never had feedback, and takes the loss.
-    fn watch(&mut self, ranking: &Ranking, candidates: &Candidates<'_>, wanted: &[usize]) -> Result<()> {
+    fn watch(&mut self, ranking: &Ranking, candidates: &Candidates<'_>, wanted: &[usize]) -> Result<AsNew> {
         let pick = wanted[(self.harm.count() % wanted.len() as u64) as usize];
-        let item = candidates.ids()[pick];
-        let probe = ranking.probe.without(&[item]);
-        let base = &ranking.scored.base;
-        let mut scored = Scored::default();
-        self.cases.score(&probe, candidates, Some(base), &mut scored)?;
-        self.choosers
-            .withhold(candidates, self.cases.params().recall_weight, &mut scored);
+        let as_new = AsNew::new(&self.cases, &ranking.probe, candidates, &ranking.scored, pick);
+        let mut scored = Cow::Borrowed(&as_new.scored);
+        if self.choosers.matter() {
+            let weight = self.cases.params().recall_weight;
+            self.choosers.withhold(candidates, weight, scored.to_mut());
+        }
         let mut learned = Vec::new();
-        self.gate
-            .apply_as_new(item, &probe, candidates, &scored, &mut learned);
-        self.add_adapters(&probe, candidates, &mut learned)?;
+        self.gate.apply_as_new(&as_new, candidates, &scored, &mut learned);
+        self.add_adapters(&as_new.probe, candidates, &mut learned)?;
         let keep = |i: usize| i == pick || !wanted.contains(&i);
-        self.harm.push(&losses(base, &learned, &[pick], keep));
-        Ok(())
+        self.harm
+            .push(&losses(&ranking.scored.base, &learned, &[pick], keep));
+        Ok(as_new)
     }
 
     /// Measures the anchors that are due and chooses how much may act.
@@ -280,10 +280,12 @@ impl Learned {
             .observe(&scores, &places, self.cases.params().temperature)
     }
 
-    /// One instant learning step; `version` is the logical time of the event.
+    /// One instant learning step; `version` is the logical time of the event. `ready` is the ranking of the decision, if it
+    /// was made by this very state.
     pub fn learn(
         &mut self,
         record: &DecisionRecord,
+        ready: Option<Ranking>,
         what: &Judgement<'_>,
         config: &EngineConfig,
         anchors: Option<&Anchors>,
@@ -291,7 +293,10 @@ impl Learned {
     ) -> Result<()> {
         let listing = Listing::new(&record.items);
         let all = listing.candidates()?;
-        let ranking = self.score(&record.query, &all, record.base.as_deref())?;
+        let ranking = match ready {
+            Some(ranking) => ranking,
+            None => self.score(&record.query, &all, record.base.as_deref())?,
+        };
         let split = |positive: bool| -> Vec<(usize, f32)> {
             what.rewards
                 .iter()
@@ -323,13 +328,14 @@ impl Learned {
                 dcg(&ranking.learned, &positions),
                 seen,
             );
-            self.watch(&ranking, &all, &positions)?;
+            let as_new = self.watch(&ranking, &all, &positions)?;
             self.choosers.add(&ids, what.user);
             if what.quality.is_none() {
                 credible = self.credibility(&shown, &positions, &all, &ranking, record.base.is_none());
                 let how = Looked {
                     weight: f64::from(credible),
                     shown: Some(&shown),
+                    as_new: Some(&as_new),
                 };
                 self.gate
                     .observe(&self.cases, &ranking.probe, &ids, &all, &ranking.scored, how)?;
@@ -423,7 +429,7 @@ mod tests {
                     user: &user,
                     now: 0.0,
                 };
-                l.learn(&r, &what, &config, None, 1).unwrap();
+                l.learn(&r, None, &what, &config, None, 1).unwrap();
                 let after = score_of(&l, &r, 2);
                 assert!(
                     (after - before) * reward > 0.0,
@@ -450,7 +456,7 @@ mod tests {
                 user: &user,
                 now: 0.0,
             };
-            l.learn(&r, &what, &config, None, 1).unwrap();
+            l.learn(&r, None, &what, &config, None, 1).unwrap();
             let after: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
             assert!((after - before) * sign > 0.0, "{quality}: {before} -> {after}");
         }

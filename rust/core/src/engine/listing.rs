@@ -70,6 +70,12 @@ pub struct Ranking {
 }
 
 impl Ranking {
+    /// Bytes held, without the cases that it shares with the state.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        self.probe.nbytes() + 4 * 6 * self.learned.len()
+    }
+
     /// The places that this ranking would show. Learning goes by them and not by the recorded ones, which hold what a user
     /// who was forgotten since had taught: a replay without that user must end where one who never was here would have led.
     pub(super) fn best(&self, places: usize, acted: bool) -> Vec<usize> {

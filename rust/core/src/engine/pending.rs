@@ -2,10 +2,13 @@
 
 use super::event::{DecisionEvent, DecisionId};
 use super::items::Item;
+use super::learned::Learned;
+use super::listing::Ranking;
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 /// A decision with its candidates at hand.
 #[derive(Debug)]
@@ -35,6 +38,14 @@ pub struct DecisionRecord {
     /// In a memory journal decisions are written with their first feedback only.
     journaled: AtomicBool,
     answered: AtomicBool,
+    warm: Mutex<Option<Warm>>,
+}
+
+/// A ranking with the state that made it: while that is the live one, feedback need not rank again.
+#[derive(Debug)]
+struct Warm {
+    state: Weak<Learned>,
+    ranking: Ranking,
 }
 
 impl DecisionRecord {
@@ -55,7 +66,32 @@ impl DecisionRecord {
             now: event.now,
             journaled: AtomicBool::new(journaled),
             answered: AtomicBool::new(false),
+            warm: Mutex::new(None),
         }
+    }
+
+    /// With the ranking of `state` that it came from.
+    #[must_use]
+    pub fn with_ranking(mut self, state: &Arc<Learned>, ranking: Ranking) -> Self {
+        let state = Arc::downgrade(state);
+        *self.warm.get_mut() = Some(Warm { state, ranking });
+        self
+    }
+
+    /// The ranking, if `live` made it and it was kept. It is given once.
+    #[must_use]
+    pub fn take_ranking(&self, live: &Arc<Learned>) -> Option<Ranking> {
+        let warm = self.warm.lock().take()?;
+        // A weak handle keeps the address from being used again.
+        std::ptr::eq(warm.state.as_ptr(), Arc::as_ptr(live)).then_some(warm.ranking)
+    }
+
+    fn warm_bytes(&self) -> usize {
+        self.warm.lock().as_ref().map_or(0, |w| w.ranking.nbytes())
+    }
+
+    fn cool(&self) {
+        *self.warm.lock() = None;
     }
 
     /// The journal's form.
@@ -108,11 +144,18 @@ impl DecisionRecord {
     }
 }
 
+/// Rankings kept for feedback that comes before the state changes, at most: in number, and in bytes.
+const WARM: usize = 64;
+const WARM_BYTES: usize = 4 << 20;
+
 /// The most recent decisions.
 #[derive(Debug)]
 pub struct Pending {
     map: FxHashMap<DecisionId, Arc<DecisionRecord>>,
     order: VecDeque<DecisionId>,
+    /// Decisions that may still hold their ranking, with its bytes.
+    warm: VecDeque<(DecisionId, usize)>,
+    warm_bytes: usize,
     nbytes: usize,
     capacity: usize,
     max_bytes: usize,
@@ -128,6 +171,8 @@ impl Pending {
         Self {
             map: FxHashMap::default(),
             order: VecDeque::new(),
+            warm: VecDeque::new(),
+            warm_bytes: 0,
             nbytes: 0,
             capacity,
             max_bytes,
@@ -140,6 +185,7 @@ impl Pending {
     /// Takes a decision.
     pub fn insert(&mut self, record: Arc<DecisionRecord>) {
         let (id, size) = (record.id, record.nbytes());
+        self.keep_warm(id, record.warm_bytes());
         self.latest = self.latest.max(record.now);
         if let Some(old) = self.map.insert(id, record) {
             self.nbytes -= old.nbytes();
@@ -160,6 +206,26 @@ impl Pending {
         }
     }
 
+    fn keep_warm(&mut self, id: DecisionId, size: usize) {
+        if size == 0 {
+            return;
+        }
+        self.warm.push_back((id, size));
+        self.warm_bytes += size;
+        while self.warm.len() > 1 && (self.warm.len() > WARM || self.warm_bytes > WARM_BYTES) {
+            self.cool_first();
+        }
+    }
+
+    fn cool_first(&mut self) {
+        if let Some((id, size)) = self.warm.pop_front() {
+            self.warm_bytes -= size;
+            if let Some(record) = self.map.get(&id) {
+                record.cool();
+            }
+        }
+    }
+
     /// The decision, if it is still here.
     #[must_use]
     pub fn get(&self, id: DecisionId) -> Option<Arc<DecisionRecord>> {
@@ -173,6 +239,10 @@ impl Pending {
 
     /// Forgets the decisions that `keep` refuses.
     pub fn retain(&mut self, mut keep: impl FnMut(&DecisionRecord) -> bool) {
+        // A ranking pins the cases that it saw, which may be those to be forgotten.
+        while !self.warm.is_empty() {
+            self.cool_first();
+        }
         self.map.retain(|_, r| keep(r));
         self.order.retain(|id| self.map.contains_key(id));
         self.nbytes = self.map.values().map(|r| r.nbytes()).sum();

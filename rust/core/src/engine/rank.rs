@@ -4,7 +4,8 @@ use super::config::Mode;
 use super::event::{DecisionEvent, DecisionId, Event};
 use super::explore::choose;
 use super::items::{IdRef, Item};
-use super::listing::Listing;
+use super::learned::Learned;
+use super::listing::{Listing, Ranking};
 use super::pending::DecisionRecord;
 use super::scope::Scope;
 use super::{Engine, check_name};
@@ -196,7 +197,7 @@ impl Engine {
             acted,
         };
         if mode != Mode::Off && on_record {
-            decision.id = match self.record(&scope, request, items, &decision, number) {
+            decision.id = match self.record(&scope, request, items, &decision, number, (&live, ranking)) {
                 Ok(id) => Some(id),
                 Err(Error::Store { .. }) => None,
                 Err(e) => return Err(e),
@@ -254,6 +255,7 @@ impl Engine {
         items: Vec<Arc<Item>>,
         decision: &Decision,
         number: u64,
+        (live, ranking): (&Arc<Learned>, Ranking),
     ) -> Result<DecisionId> {
         let mut event = DecisionEvent {
             id: DecisionId::new(0, number),
@@ -280,7 +282,8 @@ impl Engine {
             DecisionRecord::new(event, items, false)
         };
         drop(journal);
-        self.pending.lock().insert(Arc::new(record));
+        let record = Arc::new(record.with_ranking(live, ranking));
+        self.pending.lock().insert(record);
         Ok(id)
     }
 

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, check_dim, check_finite};
 use crate::item::ItemId;
 use crate::kernels;
+use std::sync::OnceLock;
 
 /// Items to rank: ids and vectors side by side. Vectors of any norm; they count with unit length, a zero vector scores 0.
 #[derive(Debug, Clone)]
@@ -101,7 +102,7 @@ pub(super) fn inverse(x: f32) -> f32 {
 }
 
 /// Scores of one ranking with their parts; reuse it to save allocations.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Scored {
     /// The frozen score: the caller's, or the cosine.
     pub base: Vec<f32>,
@@ -109,4 +110,25 @@ pub struct Scored {
     pub recall: Vec<f32>,
     /// s(d) = base + (û − q)·d + w·r(d); the base itself, bit for bit, without cases.
     pub scores: Vec<f32>,
+    /// The probe's number of each candidate; empty if nobody asked.
+    pub(super) numbers: Vec<u32>,
+    /// (q − q̄)·d̂ of each candidate, once somebody asked.
+    pub(super) novelty: OnceLock<Vec<f32>>,
+    /// Something was taken out that the rule had put in.
+    pub(super) withheld: bool,
+}
+
+impl Scored {
+    /// Takes the recall of candidate `i`, which counted `weight` times, out of its score.
+    pub fn withhold_recall(&mut self, i: usize, weight: f32) {
+        self.scores[i] -= weight * self.recall[i];
+        self.recall[i] = 0.0;
+        self.withheld = true;
+    }
+}
+
+impl PartialEq for Scored {
+    fn eq(&self, other: &Self) -> bool {
+        self.base == other.base && self.recall == other.recall && self.scores == other.scores
+    }
 }

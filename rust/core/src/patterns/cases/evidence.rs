@@ -38,13 +38,16 @@ impl Handicap {
         open: impl Fn(&ItemId) -> f32,
     ) -> Self {
         let open: Vec<f32> = candidates.ids().iter().map(|id| open(id)).collect();
-        let mut novel = vec![0.0; open.len()];
-        if !probe.is_empty() && open.iter().any(|e| *e > 0.0) {
-            candidates.add_dots(&probe.novelty(), &mut novel);
-        }
-        for (n, e) in novel.iter_mut().zip(&open) {
-            *n *= e;
-        }
+        let novel = if !probe.is_empty() && open.iter().any(|e| *e > 0.0) {
+            let novelty = scored.novelty.get_or_init(|| {
+                let mut dots = vec![0.0; open.len()];
+                candidates.add_dots(&probe.novelty(), &mut dots);
+                dots
+            });
+            novelty.iter().zip(&open).map(|(n, e)| n * e).collect()
+        } else {
+            vec![0.0; open.len()]
+        };
         Self {
             scores: scored.scores.clone(),
             open,
@@ -60,21 +63,21 @@ impl Handicap {
         }
     }
 
-    fn score(&self, i: usize, (beta, lambda): (f64, f64)) -> f32 {
-        let (beta, lambda) = (beta as f32, lambda as f32);
-        self.scores[i] + (beta * self.open[i] + lambda * self.novel[i])
-    }
-
     /// All scores of one arm.
-    pub(super) fn apply(&self, arm: (f64, f64), out: &mut Vec<f32>) {
+    pub(super) fn apply(&self, (beta, lambda): (f64, f64), out: &mut Vec<f32>) {
+        let (beta, lambda) = (beta as f32, lambda as f32);
+        let parts = self.scores.iter().zip(&self.open).zip(&self.novel);
         out.clear();
-        out.extend((0..self.scores.len()).map(|i| self.score(i, arm)));
+        out.extend(parts.map(|((s, e), n)| s + (beta * e + lambda * n)));
     }
 
     /// DCG of `wanted` per arm, less that of the arm `start`.
     pub(super) fn gains(&self, wanted: &[usize], start: usize) -> [f64; ARMS] {
-        let mut gains: [f64; ARMS] =
-            std::array::from_fn(|a| dcg(self.scores.len(), |i| self.score(i, arm(a)), wanted));
+        let mut scores = Vec::with_capacity(self.scores.len());
+        let mut gains: [f64; ARMS] = std::array::from_fn(|a| {
+            self.apply(arm(a), &mut scores);
+            dcg(&scores, wanted)
+        });
         let reference = gains[start];
         for g in &mut gains {
             *g -= reference;

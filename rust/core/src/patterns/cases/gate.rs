@@ -1,5 +1,6 @@
 //! Items that never got feedback keep their chance.
 
+use super::as_new::AsNew;
 use super::candidates::{Candidates, Scored};
 use super::coverage::Coverage;
 use super::evidence::{self, Handicap};
@@ -28,6 +29,8 @@ pub struct Looked<'a> {
     pub weight: f64,
     /// Positions of the candidates that were shown; `None`: all.
     pub shown: Option<&'a [usize]>,
+    /// The request as if one of the clicked items were new, if that was looked at before.
+    pub as_new: Option<&'a AsNew>,
 }
 
 impl Default for Looked<'_> {
@@ -35,6 +38,7 @@ impl Default for Looked<'_> {
         Self {
             weight: 1.0,
             shown: None,
+            as_new: None,
         }
     }
 }
@@ -160,18 +164,22 @@ impl ItemGate {
         self.apply_where(probe, candidates, scored, |id| self.openness(id), out);
     }
 
-    /// As [`Self::apply`], as if `item` had no evidence.
+    /// As [`Self::apply`], as if the item of `as_new` had no evidence. `scored` is of its probe.
     pub fn apply_as_new(
         &self,
-        item: &ItemId,
-        probe: &Probe,
+        as_new: &AsNew,
         candidates: &Candidates<'_>,
         scored: &Scored,
         out: &mut Vec<f32>,
     ) {
+        let open = self.openness_as_new(candidates.ids()[as_new.pick]);
+        self.apply_where(&as_new.probe, candidates, scored, open, out);
+    }
+
+    /// e(d) as if `item` had no evidence.
+    fn openness_as_new(&self, item: &ItemId) -> impl Fn(&ItemId) -> f32 {
         let full = self.fullness();
-        let open = |id: &ItemId| if id == item { full } else { self.openness(id) };
-        self.apply_where(probe, candidates, scored, open, out);
+        move |id| if id == item { full } else { self.openness(id) }
     }
 
     fn apply_where(
@@ -228,7 +236,7 @@ impl ItemGate {
             GateMode::Evidence => {
                 self.cover(how.shown, candidates);
                 if self.count >= SCORE_FROM {
-                    self.score_handicaps(memory, probe, candidates, scored, &wanted, how.weight)?;
+                    self.score_handicaps(memory, probe, candidates, scored, &wanted, how);
                 }
                 let ids: Vec<&ItemId> = wanted.iter().map(|&j| candidates.ids()[j]).collect();
                 for (id, r) in ids.iter().zip(memory.recall(probe, &ids)) {
@@ -238,7 +246,7 @@ impl ItemGate {
                 }
             }
             GateMode::Multiplier => {
-                self.score_factors(memory, probe, candidates, scored, &wanted, how.weight)?
+                self.score_factors(memory, probe, candidates, scored, &wanted, how.weight)
             }
         }
         self.choose();
@@ -252,25 +260,23 @@ impl ItemGate {
         candidates: &Candidates<'_>,
         scored: &Scored,
         wanted: &[usize],
-        weight: f64,
-    ) -> Result<()> {
+        how: Looked<'_>,
+    ) {
         let start = self.start();
         let plain = Handicap::new(probe, candidates, scored, |id| self.openness(id));
         self.as_is
-            .add(&plain.gains(wanted, start), weight, self.params.decay);
+            .add(&plain.gains(wanted, start), how.weight, self.params.decay);
         let pick = wanted[(splitmix64(self.seed.wrapping_add(self.count)) % wanted.len() as u64) as usize];
-        let item = candidates.ids()[pick];
-        let probe = probe.without(&[item]);
-        let mut scored = Scored {
-            base: scored.base.clone(),
-            ..Scored::default()
+        let own;
+        let as_new = match how.as_new {
+            Some(known) if known.pick == pick => known,
+            _ => {
+                own = AsNew::new(memory, probe, candidates, scored, pick);
+                &own
+            }
         };
-        let base = std::mem::take(&mut scored.base);
-        memory.score(&probe, candidates, Some(&base), &mut scored)?;
-        let full = self.fullness();
-        let mut handicap = Handicap::new(&probe, candidates, &scored, |id| {
-            if id == item { full } else { self.openness(id) }
-        });
+        let open = self.openness_as_new(candidates.ids()[pick]);
+        let mut handicap = Handicap::new(&as_new.probe, candidates, &as_new.scored, open);
         let mut keep = vec![true; candidates.len()];
         for &j in wanted {
             keep[j] = j == pick;
@@ -278,8 +284,7 @@ impl ItemGate {
         handicap.retain(&keep);
         let at = keep[..pick].iter().filter(|k| **k).count();
         let gains = handicap.gains(&[at], start);
-        self.removed.add(&gains, weight, self.params.decay);
-        Ok(())
+        self.removed.add(&gains, how.weight, self.params.decay);
     }
 
     fn score_factors(
@@ -290,7 +295,7 @@ impl ItemGate {
         scored: &Scored,
         wanted: &[usize],
         weight: f64,
-    ) -> Result<()> {
+    ) {
         let gains = |probe: &Probe, scored: &Scored| -> Vec<f64> {
             let nearest = probe.nearest().unwrap_or(-1.0);
             (0..multiplier::ARMS)
@@ -300,19 +305,18 @@ impl ItemGate {
                     } else {
                         multiplier::factor(a, nearest)
                     };
-                    let score = |i: usize| scored.base[i] + f * (scored.scores[i] - scored.base[i]);
-                    dcg(candidates.len(), score, wanted)
+                    let parts = scored.scores.iter().zip(&scored.base);
+                    let scores: Vec<f32> = parts.map(|(s, s0)| s0 + f * (s - s0)).collect();
+                    dcg(&scores, wanted)
                 })
                 .collect()
         };
         self.as_is.add(&gains(probe, scored), weight, self.params.decay);
         let items: Vec<&ItemId> = wanted.iter().map(|&j| candidates.ids()[j]).collect();
         let reduced = probe.without(&items);
-        let mut without = Scored::default();
-        memory.score(&reduced, candidates, Some(&scored.base), &mut without)?;
+        let without = memory.score_reduced(probe, &reduced, candidates, scored);
         self.removed
             .add(&gains(&reduced, &without), weight, self.params.decay);
-        Ok(())
     }
 
     fn start(&self) -> usize {

@@ -85,7 +85,10 @@ fn gate_refuses_what_is_no_arm_and_no_share() {
         let mut scored = Scored::default();
         m.score(&probe, c, None, &mut scored).unwrap();
         for weight in [-1.0, f64::NAN, f64::INFINITY] {
-            let how = Looked { weight, shown: None };
+            let how = Looked {
+                weight,
+                ..Looked::default()
+            };
             assert!(
                 gate.observe(&m, &probe, &[ItemId::Int(0)], c, &scored, how)
                     .is_err()

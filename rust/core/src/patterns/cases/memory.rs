@@ -12,7 +12,7 @@ use crate::item::ItemId;
 use crate::kernels;
 use crate::metrics::Metrics;
 use rustc_hash::FxHashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Greatest weight of one feedback.
 pub(super) const MAX_WEIGHT: f32 = 100.0;
@@ -29,7 +29,7 @@ pub struct CaseMemory {
     pub(super) segments: Segments,
     pub(super) len: usize,
     pub(super) nbytes: usize,
-    counts: Counts,
+    pub(super) counts: Counts,
     pub(super) next_id: CaseId,
     pub(super) removed: u64,
     pub(super) evicted: u64,
@@ -134,17 +134,13 @@ impl CaseMemory {
     /// r(d) of one item.
     #[must_use]
     pub fn recall_of(&self, probe: &Probe, item: &ItemId) -> f32 {
-        probe.credit().of(item, f64::from(self.params.shrinkage))
+        probe.recall_of(item)
     }
 
     /// r(d) of each item.
     #[must_use]
     pub fn recall(&self, probe: &Probe, items: &[&ItemId]) -> Vec<f32> {
-        let credit = probe.credit();
-        items
-            .iter()
-            .map(|i| credit.of(i, f64::from(self.params.shrinkage)))
-            .collect()
+        items.iter().map(|i| probe.recall_of(i)).collect()
     }
 
     /// s(d) of each candidate with its parts, into `out`. `base` `None`: the cosine.
@@ -157,6 +153,7 @@ impl CaseMemory {
     ) -> Result<()> {
         let n = candidates.len();
         out.base.clear();
+        out.numbers.clear();
         match base {
             Some(base) => {
                 if base.len() != n {
@@ -174,21 +171,51 @@ impl CaseMemory {
                 candidates.add_dots(probe.query(), &mut out.base);
             }
         }
+        if !probe.is_empty() {
+            out.numbers
+                .extend(candidates.ids().iter().map(|id| probe.number(id)));
+        }
+        self.add_learned(probe, candidates, out);
+        Ok(())
+    }
+
+    /// s(d) for `reduced`, which is `full` without some of its cases; `scored` is of `full`.
+    pub(super) fn score_reduced(
+        &self,
+        full: &Probe,
+        reduced: &Probe,
+        candidates: &Candidates<'_>,
+        scored: &Scored,
+    ) -> Scored {
+        if full.len() == reduced.len() && !scored.withheld {
+            return scored.clone();
+        }
+        let mut out = Scored {
+            base: scored.base.clone(),
+            numbers: scored.numbers.clone(),
+            ..Scored::default()
+        };
+        self.add_learned(reduced, candidates, &mut out);
+        out
+    }
+
+    fn add_learned(&self, probe: &Probe, candidates: &Candidates<'_>, out: &mut Scored) {
+        out.novelty = OnceLock::new();
+        out.withheld = false;
         out.scores.clear();
         out.scores.extend_from_slice(&out.base);
         out.recall.clear();
         if probe.is_empty() {
-            out.recall.resize(n, 0.0);
-            return Ok(());
+            out.recall.resize(candidates.len(), 0.0);
+            return;
         }
         candidates.add_dots(probe.delta(), &mut out.scores);
         let credit = probe.credit();
-        for (score, id) in out.scores.iter_mut().zip(candidates.ids()) {
-            let r = credit.of(id, f64::from(self.params.shrinkage));
+        for (score, number) in out.scores.iter_mut().zip(&out.numbers) {
+            let r = credit.of(*number, f64::from(self.params.shrinkage));
             out.recall.push(r);
             *score += self.params.recall_weight * r;
         }
-        Ok(())
     }
 
     /// Remembers one feedback. `probe` is of the same request, normally of this very memory.
@@ -253,12 +280,12 @@ impl CaseMemory {
     pub(super) fn append(&mut self, case: Case) {
         self.len += 1;
         self.nbytes += case.nbytes();
-        self.counts.add(&case.meta.items);
+        let about = self.counts.add(&case.meta.items);
         match self.segments.back_mut() {
-            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case),
+            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, about),
             _ => {
                 let mut fresh = Segment::default();
-                fresh.push(case);
+                fresh.push(case, about);
                 self.segments.push_back(Arc::new(fresh));
             }
         }

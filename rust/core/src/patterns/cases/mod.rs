@@ -15,6 +15,7 @@
 //! It is functional gradient descent of the ranking loss in a kernel space: exactly the identity without cases,
 //! self-limiting as the error goes to zero, and it reaches items that were never chosen through their vectors.
 
+mod as_new;
 mod candidates;
 mod counts;
 mod coverage;
@@ -38,6 +39,7 @@ mod strays;
 #[cfg(test)]
 mod tests;
 
+pub use as_new::AsNew;
 pub use candidates::{Candidates, Scored};
 pub use gate::{ItemGate, Looked};
 pub use gate_params::{GateMode, GateParams};

@@ -1,13 +1,13 @@
 //! What a memory has to say about one request: one neighbour search that everything else reads.
 
+use super::counts::{Counts, Items};
 use super::credit::Credit;
 use super::memory::CaseMemory;
 use super::params::CaseParams;
 use super::search::{Segments, nearest};
-use super::segment::{CaseId, Meta, SEGMENT, Segment};
+use super::segment::{CaseId, SEGMENT, Segment};
 use crate::item::ItemId;
 use crate::kernels;
-use std::slice::from_ref;
 use std::sync::OnceLock;
 
 /// Kernel width of the mean of similar requests that the evidence term subtracts.
@@ -18,6 +18,8 @@ const MEAN_WIDTH: f32 = 0.1;
 pub(super) struct Neighbor {
     pub position: u32,
     pub cosine: f32,
+    /// Items of the case.
+    about: Items,
     /// Adapter weight a_k.
     pub a: f32,
     /// Signed recall weight m_k·b_k.
@@ -30,6 +32,7 @@ pub(super) struct Neighbor {
 pub struct Probe {
     pub(super) params: CaseParams,
     segments: Segments,
+    counts: Counts,
     pub(super) near: Vec<Neighbor>,
     unit: Vec<f32>,
     /// Σ a_k g_k.
@@ -38,6 +41,7 @@ pub struct Probe {
     /// û − q, both of unit length.
     delta: Vec<f32>,
     mean: OnceLock<Mean>,
+    credit: OnceLock<Credit>,
 }
 
 /// Σ c_k q_k and Σ c_k at [`MEAN_WIDTH`].
@@ -60,12 +64,14 @@ impl Probe {
         let mut probe = Self {
             params,
             segments: memory.segments.clone(),
+            counts: memory.counts.clone(),
             near: Vec::with_capacity(hits.len()),
             pull: vec![0.0; if hits.is_empty() { 0 } else { q.len() }],
             adapted: q.to_vec(),
             delta: Vec::new(),
             unit,
             mean: OnceLock::new(),
+            credit: OnceLock::new(),
         };
         let kernel = |width: f32| {
             let mut k: Vec<f32> = hits.iter().map(|h| (h.cosine - 1.0) / width).collect();
@@ -79,6 +85,7 @@ impl Probe {
             probe.near.push(Neighbor {
                 position: hit.position,
                 cosine: hit.cosine,
+                about: segment.about(slot),
                 a: a[i],
                 b: f64::from(b[i]) * f64::from(segment.cases[slot].weight),
             });
@@ -137,6 +144,13 @@ impl Probe {
         self.near.first().map(|n| n.cosine)
     }
 
+    /// Bytes held, without the cases that it shares with the memory.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        // Four vectors, the mean, and the credit at 16 bytes for each of at least two places per item.
+        self.near.len() * (size_of::<Neighbor>() + 64) + self.unit.len() * 20 + size_of::<Self>()
+    }
+
     /// Ids and cosines of the neighbours, best first, ties to the older case.
     pub fn neighbors(&self) -> impl Iterator<Item = (CaseId, f32)> + '_ {
         self.near.iter().map(|n| {
@@ -145,25 +159,44 @@ impl Probe {
         })
     }
 
+    /// Number of an item in [`Self::credit`].
+    pub(super) fn number(&self, item: &ItemId) -> u32 {
+        self.counts.number(item)
+    }
+
+    /// r(d) of one item.
+    pub(super) fn recall_of(&self, item: &ItemId) -> f32 {
+        self.credit()
+            .of(self.number(item), f64::from(self.params.shrinkage))
+    }
+
     /// Items of the neighbours with their signed recall weight.
-    pub(super) fn credit(&self) -> Credit<'_> {
-        let metas: Vec<&Meta> = self
-            .near
-            .iter()
-            .map(|n| {
-                let (segment, slot) = locate(&self.segments, n.position);
-                &*segment.cases[slot].meta
-            })
-            .collect();
-        // An id is three pointers away, each in a cache line of its own: ask for a whole generation before the next one.
-        metas.iter().for_each(|m| kernels::prefetch(from_ref(*m)));
-        metas.iter().for_each(|m| kernels::prefetch(&m.items));
-        for item in metas.iter().flat_map(|m| &*m.items) {
-            if let ItemId::Str(name) = item {
-                kernels::prefetch(name.as_bytes());
+    pub(super) fn credit(&self) -> &Credit {
+        self.credit.get_or_init(|| {
+            let items = |n: &Neighbor| {
+                if n.about.has_more() {
+                    self.items(n).len()
+                } else {
+                    1
+                }
+            };
+            let mut credit = Credit::with_room(self.near.iter().map(items).sum());
+            for n in &self.near {
+                credit.weigh(n.b);
+                if n.about.has_more() {
+                    self.items(n).iter().for_each(|i| credit.add(self.number(i), n.b));
+                } else {
+                    credit.add(n.about.first(), n.b);
+                }
             }
-        }
-        Credit::new(metas.iter().zip(&self.near).map(|(m, n)| (&*m.items, n.b)))
+            credit
+        })
+    }
+
+    /// Items of a neighbour.
+    fn items(&self, n: &Neighbor) -> &[ItemId] {
+        let (segment, slot) = locate(&self.segments, n.position);
+        &segment.cases[slot].meta.items
     }
 
     /// q − q̄ with q̄ the kernel mean of the neighbours' requests; zeros without cases.
@@ -199,22 +232,28 @@ impl Probe {
     /// The same request as if the cases about any of `items` were not among the neighbours; no others move up.
     #[must_use]
     pub fn without(&self, items: &[&ItemId]) -> Self {
-        self.without_where(|_, about| about.iter().any(|i| items.contains(&i)))
+        let numbers: Vec<u32> = items.iter().map(|i| self.number(i)).collect();
+        self.without_where(|n| {
+            numbers.contains(&n.about.first())
+                || n.about.has_more() && self.items(n).iter().any(|i| items.contains(&i))
+        })
     }
 
     /// The same request as if one case had never been.
     #[must_use]
     pub fn without_case(&self, case: CaseId) -> Self {
-        self.without_where(|id, _| id == case)
+        self.without_where(|n| {
+            let (segment, slot) = locate(&self.segments, n.position);
+            segment.cases[slot].id == case
+        })
     }
 
-    fn without_where(&self, goes: impl Fn(CaseId, &[ItemId]) -> bool) -> Self {
+    fn without_where(&self, goes: impl Fn(&Neighbor) -> bool) -> Self {
         let mut out = self.clone();
         out.near.retain(|n| {
-            let (segment, slot) = locate(&self.segments, n.position);
-            let case = &segment.cases[slot];
-            let gone = goes(case.id, &case.meta.items);
+            let gone = goes(n);
             if gone {
+                let (segment, slot) = locate(&self.segments, n.position);
                 kernels::axpy(-n.a, segment.gradient(slot), &mut out.pull);
             }
             !gone
@@ -223,6 +262,7 @@ impl Probe {
             return out;
         }
         out.mean = OnceLock::new();
+        out.credit = OnceLock::new();
         if out.near.is_empty() {
             out.adapted.clone_from(&self.unit);
             out.delta.clear();

@@ -1,5 +1,6 @@
 //! Up to 64 cases in the order of their ids, shared between snapshots until one of them changes.
 
+use super::counts::Items;
 use super::sketch::{Sketches, sketch};
 use crate::item::ItemId;
 use crate::kernels::{self, Sketch};
@@ -82,6 +83,8 @@ pub(super) struct Segment {
     pub sketches: Sketches,
     codes: Vec<i8>,
     scales: Vec<f32>,
+    /// What each case is about, here so that recall need not visit the cases. Four bytes that the budget does not count.
+    about: Vec<Items>,
 }
 
 impl Clone for Segment {
@@ -94,10 +97,12 @@ impl Clone for Segment {
             sketches: self.sketches.with_room(room),
             codes: Vec::with_capacity(room * dim),
             scales: Vec::with_capacity(room),
+            about: Vec::with_capacity(room),
         };
         out.cases.extend_from_slice(&self.cases);
         out.codes.extend_from_slice(&self.codes);
         out.scales.extend_from_slice(&self.scales);
+        out.about.extend_from_slice(&self.about);
         out
     }
 }
@@ -107,12 +112,13 @@ impl Segment {
         self.cases.len()
     }
 
-    /// Appends a case.
-    pub(super) fn push(&mut self, case: Case) {
+    /// Appends a case about the items of `about`.
+    pub(super) fn push(&mut self, case: Case, about: Items) {
         let q = &case.vectors[..case.vectors.len() / 2];
         self.sketches.push(&sketch(q));
         self.scales.push(quantise(q, &mut self.codes));
         self.cases.push(case);
+        self.about.push(about);
     }
 
     /// Appends the case in `slot` of another segment with its codes.
@@ -121,6 +127,7 @@ impl Segment {
         self.sketches.push(&from.sketches.get(slot));
         self.scales.push(from.scales[slot]);
         self.cases.push(from.cases[slot].clone());
+        self.about.push(from.about[slot]);
     }
 
     /// The cases for which `keep` holds.
@@ -151,6 +158,11 @@ impl Segment {
     pub(super) fn gradient(&self, slot: usize) -> &[f32] {
         let v = &self.cases[slot].vectors;
         &v[v.len() / 2..]
+    }
+
+    /// What the case in `slot` is about.
+    pub(super) fn about(&self, slot: usize) -> Items {
+        self.about[slot]
     }
 
     /// Approximate cosines of all cases with a request given in byte codes, up to the request's own scale.

@@ -181,6 +181,7 @@ impl ItemGate {
                 let how = core::Looked {
                     weight,
                     shown: shown.as_deref(),
+                    ..core::Looked::default()
                 };
                 let (probe, scored) = score(&memory, &q, candidates, base.as_deref())?;
                 self.state
