@@ -318,6 +318,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ranking_is_kept_for_its_own_state_and_while_there_is_room() {
+        use super::super::config::EngineConfig;
+        use super::super::listing::Listing;
+        let state = || Arc::new(Learned::new(&EngineConfig::new(4)).unwrap());
+        let (live, other) = (state(), state());
+        let warm = |counter| {
+            let nothing = Listing::new(&[]);
+            let ranking = live.score(&[1.0; 4], &nothing.candidates().unwrap(), None);
+            let cold = Arc::into_inner(record(counter, 4)).unwrap();
+            Arc::new(cold.with_ranking(&live, ranking.unwrap()))
+        };
+        assert!(warm(0).take_ranking(&other).is_none());
+        let r = warm(0);
+        assert!(r.take_ranking(&live).is_some() && r.take_ranking(&live).is_none());
+        let mut p = Pending::new(1000, usize::MAX);
+        (0..100).for_each(|i| p.insert(warm(i)));
+        let kept = |p: &Pending| p.iter().filter(|r| r.warm_bytes() > 0).count();
+        assert_eq!((kept(&p), p.warm.len()), (WARM, WARM));
+        p.retain(|_| true);
+        assert_eq!((kept(&p), p.warm_bytes, p.len()), (0, 0, 100));
+    }
+
+    #[test]
     fn journaling_is_claimed_once() {
         let r = record(0, 1);
         assert!(r.claim_journaling());
