@@ -4,7 +4,7 @@
 //! result is O(tile), whatever the number of keys.
 
 use crate::kernels::real::{
-    Mat, Real, absorb, add_scaled, exp_minus, inner, largest, matmul, project, scale_by, transpose,
+    Mat, Real, absorb, add_scaled, exp_minus, inner, matmul, project, scale_by, transpose,
 };
 use std::ops::Range;
 
@@ -267,7 +267,7 @@ fn tile<T: Real, R: Rule<T> + ?Sized>(
                 }
             }
         }
-        // A weight that a mask set to zero must not meet NaN or ∞ among the values: where one shows, row by row instead.
+        // A weight that a mask set to zero must not meet NaN or ∞ among the values: where one shows, once more with care.
         let masked = spans.iter().any(|x| x.masked);
         if careful || !masked || out.iter().fold(true, |fine, x| fine & x.is_finite()) {
             break;
@@ -319,38 +319,52 @@ fn strip<T: Real, R: Rule<T> + ?Sized>(
             rule.apply(*i, start, line);
         }
     }
-    let (top, sum) = (&mut s.top[rows.clone()], &mut s.sum[rows]);
-    if !careful {
-        absorb(logits, top, sum, out);
-        matmul(n, w, dv, Mat::new(logits, w), Mat::new(v, dv), out, dv, true);
-        return;
-    }
-    for (r, line) in logits.chunks_exact(w).enumerate() {
-        let new = top[r].max(largest(line));
-        let shift = if new == T::NEG_INFINITY { T::ZERO } else { new };
-        let acc = &mut out[r * dv..(r + 1) * dv];
-        let fade = if sum[r] == T::ZERO {
-            T::ONE
-        } else {
-            (top[r] - shift).exp()
-        };
-        scale_by(fade, acc);
-        sum[r] = sum[r] * fade + spread(line, v, dv, acc, shift);
-        top[r] = new;
+    let patch = (careful && !v.iter().all(|x| x.is_finite())).then(|| Patch::new(v, dv, logits));
+    let values = patch.as_ref().map_or(v, |p| &p.values);
+    absorb(logits, &mut s.top[rows.clone()], &mut s.sum[rows], out);
+    matmul(n, w, dv, Mat::new(logits, w), Mat::new(values, dv), out, dv, true);
+    if let Some(patch) = &patch {
+        patch.spread(logits, v, dv, out);
     }
 }
 
-/// Adds the weighted values of one row, keys of weight zero left out, for 0·NaN is NaN; returns the sum of weights.
-fn spread<T: Real>(line: &[T], v: &[T], dv: usize, acc: &mut [T], shift: T) -> T {
-    let mut sum = T::ZERO;
-    for (j, x) in line.iter().enumerate() {
-        if *x != T::NEG_INFINITY {
-            let w = (*x - shift).exp();
-            sum += w;
-            add_scaled(w, &v[j * dv..(j + 1) * dv], acc);
+/// Values of one block of keys of which some are not finite. A weight that a mask set to zero must not meet them, for 0·NaN is
+/// NaN: they are blanked in the product of matrices, which so gives other rows the same bits as ever, and then added to the
+/// rows that see them.
+struct Patch<T> {
+    values: Vec<T>,
+    /// Keys whose values are blanked.
+    bad: Vec<usize>,
+    /// For each row and each blanked key: the row sees it.
+    seen: Vec<bool>,
+}
+
+impl<T: Real> Patch<T> {
+    fn new(v: &[T], dv: usize, logits: &[T]) -> Self {
+        let (mut values, mut bad) = (v.to_vec(), Vec::new());
+        for (j, row) in values.chunks_exact_mut(dv).enumerate() {
+            if !row.iter().all(|x| x.is_finite()) {
+                row.fill(T::ZERO);
+                bad.push(j);
+            }
+        }
+        let lines = logits.chunks_exact(v.len() / dv);
+        let seen = lines
+            .flat_map(|line| bad.iter().map(|&j| line[j] != T::NEG_INFINITY))
+            .collect();
+        Self { values, bad, seen }
+    }
+
+    fn spread(&self, weights: &[T], v: &[T], dv: usize, out: &mut [T]) {
+        let mut seen = self.seen.iter();
+        for (line, row) in weights.chunks_exact(v.len() / dv).zip(out.chunks_exact_mut(dv)) {
+            for &j in &self.bad {
+                if seen.next() == Some(&true) {
+                    add_scaled(line[j], &v[j * dv..(j + 1) * dv], row);
+                }
+            }
         }
     }
-    sum
 }
 
 /// softmax weights of the queries, (n, m), from their `lse`.
