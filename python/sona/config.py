@@ -82,7 +82,7 @@ class SonaConfig:
         Weight of each source's feedback, 0 to 1; sources not named have 1.
     learn_candidates : int, default 50
         Best candidates of a decision that take part in learning, besides those shown.
-    harm_budget : float, default 0.02
+    harm_budget : float, default 0.05
         Greatest loss in DCG per request that what was learned may cost. Live: the loss of items ranked as if they had never had
         feedback, times ``gate_nu``, and the loss on the anchors (``set_anchors``). Where one of them is surely (95 %) above the
         budget, less of what was learned acts: ¾, ½, ¼ or none of it, until it fits. ``promote`` and the background cycle also
@@ -132,7 +132,7 @@ class SonaConfig:
     source_caps: Mapping[str, int] = field(default_factory=dict)
     source_trust: Mapping[str, float] = field(default_factory=dict)
     learn_candidates: int = 50
-    harm_budget: float = 0.02
+    harm_budget: float = 0.05
     decision_ttl_s: float = 604_800.0
     min_users: int = 1
     fsync: Literal["always", "group", "none"] = "group"

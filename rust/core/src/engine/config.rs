@@ -165,7 +165,7 @@ impl EngineConfig {
             source_caps: BTreeMap::new(),
             source_trust: BTreeMap::new(),
             learn_candidates: 50,
-            harm_budget: 0.02,
+            harm_budget: 0.05,
             decision_ttl_s: 7.0 * 86_400.0,
             min_users: 1,
             quality_threshold: 0.3,

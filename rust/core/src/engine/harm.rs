@@ -34,12 +34,12 @@ struct Decayed {
 }
 
 impl Decayed {
-    fn push(&mut self, x: &Losses) {
-        self.weight = DECAY * self.weight + 1.0;
-        self.squared_weight = DECAY * DECAY * self.squared_weight + 1.0;
+    fn push(&mut self, x: &Losses, w: f64) {
+        self.weight = DECAY * self.weight + w;
+        self.squared_weight = DECAY * DECAY * self.squared_weight + w * w;
         for ((s, q), x) in self.sum.iter_mut().zip(&mut self.squares).zip(x) {
-            *s = DECAY * *s + x;
-            *q = DECAY * *q + x * x;
+            *s = DECAY * *s + w * x;
+            *q = DECAY * *q + w * x * x;
         }
     }
 
@@ -110,10 +110,11 @@ impl Harm {
         Some((self.anchors.mean(self.arm)?, self.anchors.len()))
     }
 
-    /// Takes the losses of one feedback.
-    pub fn push(&mut self, losses: &Losses) {
+    /// Takes the losses of one feedback, which is genuine with probability `weight`: that a stray click's item ranks low is
+    /// no loss.
+    pub fn push(&mut self, losses: &Losses, weight: f64) {
         self.count += 1;
-        self.as_new.push(losses);
+        self.as_new.push(losses, weight);
     }
 
     /// Measures the anchors: all of them if the set is new, else the one whose turn it is. `losses(i)` is about anchor i,
@@ -203,13 +204,13 @@ mod tests {
     fn a_sure_loss_lowers_the_multiplier_until_it_fits_and_its_end_restores_it() {
         let mut h = Harm::default();
         for _ in 0..200 {
-            h.push(&[0.3, 0.2, 0.1, 0.01, 0.0]);
+            h.push(&[0.3, 0.2, 0.1, 0.01, 0.0], 1.0);
             h.choose(0.05, 1.0);
         }
         assert_eq!(h.multiplier(), 0.25);
         assert!(h.as_new.mean(h.arm) < 0.05 && h.as_new.mean(0) > 0.29 && h.held_back == 181);
         for _ in 0..3000 {
-            h.push(&[-0.1; 5]);
+            h.push(&[-0.1; 5], 1.0);
             h.choose(0.05, 1.0);
         }
         assert_eq!(h.multiplier(), 1.0);
@@ -222,7 +223,7 @@ mod tests {
         let mut held = 0;
         for _ in 0..2000 {
             let x = rng.random::<f64>() - 0.5;
-            h.push(&[x, 0.75 * x, 0.5 * x, 0.25 * x, 0.0]);
+            h.push(&[x, 0.75 * x, 0.5 * x, 0.25 * x, 0.0], 1.0);
             h.choose(0.02, 1.0);
             held += u32::from(h.multiplier() < 1.0);
         }

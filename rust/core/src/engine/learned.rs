@@ -173,8 +173,14 @@ impl Learned {
         Ok(())
     }
 
-    /// Ranks one of the `wanted` as if it had never had feedback, and takes the loss.
-    fn watch(&mut self, ranking: &Ranking, candidates: &Candidates<'_>, wanted: &[usize]) -> Result<AsNew> {
+    /// Ranks one of the `wanted` as if it had never had feedback, and takes the loss, as far as the choice is `credible`.
+    fn watch(
+        &mut self,
+        ranking: &Ranking,
+        candidates: &Candidates<'_>,
+        wanted: &[usize],
+        credible: f32,
+    ) -> Result<AsNew> {
         let pick = wanted[(self.harm.count() % wanted.len() as u64) as usize];
         let as_new = AsNew::new(&self.cases, &ranking.probe, candidates, &ranking.scored, pick);
         let mut scored = Cow::Borrowed(&as_new.scored);
@@ -186,8 +192,8 @@ impl Learned {
         self.gate.apply_as_new(&as_new, candidates, &scored, &mut learned);
         self.add_adapters(&as_new.probe, candidates, &mut learned)?;
         let keep = |i: usize| i == pick || !wanted.contains(&i);
-        self.harm
-            .push(&losses(&ranking.scored.base, &learned, &[pick], keep));
+        let lost = losses(&ranking.scored.base, &learned, &[pick], keep);
+        self.harm.push(&lost, f64::from(credible));
         Ok(as_new)
     }
 
@@ -328,10 +334,12 @@ impl Learned {
                 dcg(&ranking.learned, &positions),
                 seen,
             );
-            let as_new = self.watch(&ranking, &all, &positions)?;
-            self.choosers.add(&ids, what.user);
             if what.quality.is_none() {
                 credible = self.credibility(&shown, &positions, &all, &ranking, record.base.is_none());
+            }
+            let as_new = self.watch(&ranking, &all, &positions, credible)?;
+            self.choosers.add(&ids, what.user);
+            if what.quality.is_none() {
                 let how = Looked {
                     weight: f64::from(credible),
                     shown: Some(&shown),
