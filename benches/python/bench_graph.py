@@ -1,8 +1,8 @@
 """Graph layers and DAG mechanisms: time, against the same sums in numpy and scipy, results compared first.
 
 ``SONA_DATA=DIR python benches/python/bench_graph.py`` writes ``benches/results/graph.md``. The graph is Cora (2,708 nodes,
-10,556 directed edges, 1,433 features); without ``SONA_DATA`` a random one of that size. Contenders take turns in one process, on one
-thread except where two are named.
+10,556 directed edges, 1,433 features); without ``SONA_DATA`` a random one of that size. Contenders take turns in one process,
+on one thread except where two are named.
 """
 
 from __future__ import annotations

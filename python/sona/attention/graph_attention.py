@@ -68,8 +68,13 @@ class _Attention:
         a = self.a
         if self.dynamic:
             return [self.h, linear(a["x"], a["weight_r"], a.get("bias_r")), a["att"].reshape(-1)]
-        split = self.h.reshape(self.n, self.heads, self.width)
-        return [self.h, *(np.einsum("nhc,hc->nh", split, a[name]) for name in ("att_src", "att_dst"))]
+        # Both logits of all heads by one product: column h holds att_src of head h at its values, column H + h att_dst.
+        blocks = np.zeros((self.outputs, 2 * self.heads), dtype=self.h.dtype)
+        value = np.arange(self.outputs)
+        head = value // self.width
+        blocks[value, head], blocks[value, self.heads + head] = a["att_src"].ravel(), a["att_dst"].ravel()
+        source, target = np.ascontiguousarray((self.h @ blocks).T.reshape(2, self.heads, self.n).transpose(0, 2, 1))
+        return [self.h, source, target]
 
     def _joined(self, out: Array) -> Array:
         if self.concat:

@@ -203,18 +203,14 @@ class _Sage:
 
     def _gather(self, x: Array) -> Array:
         if self.aggr == "max":
-            out, origin = self.graph.largest(x)
-            self.origin = origin.reshape(x.shape)
-            return out.reshape(x.shape)
+            return self.graph.largest(x).reshape(x.shape)
         return self.graph.sum(self.entries, np.ascontiguousarray(x), False).reshape(x.shape)
 
     def _gather_vjp(self, d: Array) -> Array:
         d = np.ascontiguousarray(d)
-        if self.aggr != "max":
-            return self.graph.sum(self.entries, d, True).reshape(d.shape)
-        row, column = np.nonzero(self.origin >= 0)
-        flat = self.origin[row, column] * d.shape[1] + column
-        return np.bincount(flat, d[row, column], minlength=d.size).reshape(d.shape).astype(d.dtype)
+        if self.aggr == "max":
+            return self.graph.largest_vjp(self.a["x"], self.h, d).reshape(d.shape)
+        return self.graph.sum(self.entries, d, True).reshape(d.shape)
 
     def pullback(self, dout: Any) -> Gradients:
         a = self.a

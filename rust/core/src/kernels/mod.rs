@@ -32,6 +32,7 @@ mod lanes;
 mod low_rank;
 mod matmul;
 pub mod nearest;
+mod neighbours;
 mod panel;
 pub mod real;
 mod recurrence;

@@ -5,6 +5,7 @@
 
 use super::exponent::Absorb;
 use super::matmul::Product;
+pub use super::neighbours::Near;
 use super::recurrence::Scan;
 use super::simd::One;
 use super::tier::{Tier, tier};
@@ -55,12 +56,16 @@ pub struct RealTable<T> {
     pub(super) decay_step: unsafe fn(&mut [T], T, T, &[T], &[T]) -> T,
     pub(super) softplus: unsafe fn(&mut [T]),
     pub(super) gate_silu: unsafe fn(&mut [T], &[T]),
+    /// Numbers per edge and head, values of a node.
+    pub(super) weighted: unsafe fn(Near<'_, T>, &[T], &mut [T]),
+    pub(super) products: unsafe fn(Near<'_, T>, &[T], &mut [T]),
+    pub(super) scores: unsafe fn(Near<'_, T>, &[T], &[T], T, &mut [T]),
 }
 
 macro_rules! table {
     ($name:ident, $t:ty, $lanes:ty, $($features:literal)?) => {
         mod $name {
-            use super::super::{exponent, matmul, recurrence, rows, transpose};
+            use super::super::{exponent, matmul, neighbours, recurrence, rows, transpose};
             use super::*;
 
             $(#[target_feature(enable = $features)])?
@@ -133,6 +138,21 @@ macro_rules! table {
                 // SAFETY: the caller has compared the lengths.
                 unsafe { recurrence::gate_silu::<$lanes>(y.as_mut_ptr(), z.as_ptr(), y.len()) }
             }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn weighted(x: Near<'_, $t>, alpha: &[$t], out: &mut [$t]) {
+                // SAFETY: the caller has checked sizes and numbers.
+                unsafe { neighbours::weighted::<$lanes>(x, alpha, out) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn products(x: Near<'_, $t>, own: &[$t], out: &mut [$t]) {
+                // SAFETY: the caller has checked sizes and numbers.
+                unsafe { neighbours::products::<$lanes>(x, own, out) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn scores(x: Near<'_, $t>, own: &[$t], att: &[$t], slope: $t, out: &mut [$t]) {
+                // SAFETY: the caller has checked sizes and numbers.
+                unsafe { neighbours::scores::<$lanes>(x, own, att, slope, out) }
+            }
             pub(super) static TABLE: RealTable<$t> = RealTable {
                 multiply,
                 largest,
@@ -148,6 +168,9 @@ macro_rules! table {
                 decay_step,
                 softplus,
                 gate_silu,
+                weighted,
+                products,
+                scores,
             };
         }
     };
@@ -417,4 +440,26 @@ pub fn gate_silu<T: Real>(y: &mut [T], z: &[T]) {
     assert_eq!(y.len(), z.len(), "gate_silu: lengths differ");
     // SAFETY: equal lengths; the table is this processor's.
     unsafe { (T::kernels().gate_silu)(y, z) }
+}
+
+/// out (heads·width) += Σ `alpha[e, h]`·row of edge e. Panics if sizes differ.
+pub fn weighted_rows<T: Real>(x: Near<'_, T>, alpha: &[T], out: &mut [T]) {
+    x.check(alpha, out);
+    // SAFETY: sizes checked, numbers by `Near::new`; the table is this processor's.
+    unsafe { (T::kernels().weighted)(x, alpha, out) }
+}
+
+/// `out[e, h]` = inner product of head h of `own` and of the row of edge e. Panics if sizes differ.
+pub fn row_products<T: Real>(x: Near<'_, T>, own: &[T], out: &mut [T]) {
+    x.check(out, own);
+    // SAFETY: as in `weighted_rows`.
+    unsafe { (T::kernels().products)(x, own, out) }
+}
+
+/// `out[e, h]` = Σ att·LeakyReLU(row of edge e + own) over head h. Panics if sizes differ.
+pub fn row_scores<T: Real>(x: Near<'_, T>, own: &[T], att: &[T], slope: T, out: &mut [T]) {
+    x.check(out, own);
+    x.check(out, att);
+    // SAFETY: as in `weighted_rows`.
+    unsafe { (T::kernels().scores)(x, own, att, slope, out) }
 }

@@ -93,12 +93,27 @@ impl GraphEdges {
         }
     }
 
-    /// Largest rows and where they come from (−1: no edge); flat.
-    fn largest<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Pair<'py>> {
+    /// Largest of the sources' rows of x (n, width), column by column; flat.
+    fn largest<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         if single(x) {
             self.largest_of::<f32>(py, x)
         } else {
             self.largest_of::<f64>(py, x)
+        }
+    }
+
+    /// Gradient of x for `largest`, whose result is `top`; flat.
+    fn largest_vjp<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        top: &Bound<'py, PyAny>,
+        dout: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if single(x) {
+            self.largest_vjp_of::<f32>(py, x, top, dout)
+        } else {
+            self.largest_vjp_of::<f64>(py, x, top, dout)
         }
     }
 
@@ -184,7 +199,7 @@ impl GraphEdges {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (weight, x) = (Operand::<T>::new(weight)?, Operand::<T>::new(x)?);
         let width = x.axis(0);
-        let detach = self.0.edges() * width >= DETACH_FROM;
+        let detach = self.detach(width);
         let (w, values) = (weight.take(detach)?, x.take(detach)?);
         let along = if back { Along::Back } else { Along::Edges };
         let out = run(py, detach, || {
@@ -195,21 +210,42 @@ impl GraphEdges {
         Ok(flat(py, out))
     }
 
-    fn largest_of<'py, T: Float>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Pair<'py>> {
+    fn largest_of<'py, T: Float>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let x = Operand::<T>::new(x)?;
         let width = x.axis(0);
-        let detach = self.0.edges() * width >= DETACH_FROM;
+        let detach = self.detach(width);
         let values = x.take(detach)?;
-        let (out, from) = run(py, detach, || {
+        let out = run(py, detach, || {
             let mut out = vec![T::ZERO; values.len()];
-            let mut from = vec![gather::NONE; values.len()];
-            gather::largest(&self.0, &values, width, &mut out, &mut from);
-            let named = from
-                .into_iter()
-                .map(|j| if j == gather::NONE { -1 } else { i64::from(j) });
-            (out, named.collect())
+            gather::largest(&self.0, &values, width, &mut out);
+            out
         });
-        Ok((flat(py, out), flat::<i64>(py, from)))
+        Ok(flat(py, out))
+    }
+
+    fn largest_vjp_of<'py, T: Float>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        top: &Bound<'py, PyAny>,
+        dout: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (x, top, dout) = (
+            Operand::<T>::new(x)?,
+            Operand::<T>::new(top)?,
+            Operand::<T>::new(dout)?,
+        );
+        let width = x.axis(0);
+        let detach = self.detach(width);
+        let (x, top, dout) = (x.take(detach)?, top.take(detach)?, dout.take(detach)?);
+        let dx = run(py, detach, || {
+            gather::largest_vjp(&self.0, &x, &top, &dout, width)
+        });
+        Ok(flat(py, dx))
     }
 
     fn inner_products_of<'py, T: Float>(
@@ -220,7 +256,7 @@ impl GraphEdges {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (a, b) = (Operand::<T>::new(a)?, Operand::<T>::new(b)?);
         let width = a.axis(0);
-        let detach = self.0.edges() * width >= DETACH_FROM;
+        let detach = self.detach(width);
         let (left, right) = (a.take(detach)?, b.take(detach)?);
         let out = run(py, detach, || {
             gather::inner_products(&self.0, &left, &right, width)

@@ -104,9 +104,11 @@ impl Row {
         if self.log > 0.0 {
             self.log + (2.0 * self.x[0]).ln()
         } else {
-            let sinh = self.x[1].hypot(self.x[2]);
+            let sinh = (self.x[1] * self.x[1] + self.x[2] * self.x[2]).sqrt();
             if sinh > 1e10 {
                 (2.0 * sinh).ln()
+            } else if sinh > 0.5 {
+                (sinh + (1.0 + sinh * sinh).sqrt()).ln()
             } else {
                 sinh.asinh()
             }

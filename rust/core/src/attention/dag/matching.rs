@@ -28,21 +28,17 @@ impl Matcher<'_> {
         while head < queue.len() {
             let u = queue[head];
             head += 1;
-            let fresh: Vec<u64> = self
-                .graph
-                .row(u)
-                .iter()
-                .zip(&unseen)
-                .map(|(a, b)| a & b)
-                .collect();
-            for w in ones(&fresh) {
-                unseen[w / 64] &= !(1 << (w % 64));
-                let next = self.left_of[w];
-                if next == FREE {
-                    found = true;
-                } else if self.layer[next as usize] == FREE {
-                    self.layer[next as usize] = self.layer[u] + 1;
-                    queue.push(next as usize);
+            for (i, (row, unseen)) in self.graph.row(u).iter().zip(&mut unseen).enumerate() {
+                let fresh = row & *unseen;
+                *unseen &= !fresh;
+                for bit in ones(&[fresh]) {
+                    let next = self.left_of[i * 64 + bit];
+                    if next == FREE {
+                        found = true;
+                    } else if self.layer[next as usize] == FREE {
+                        self.layer[next as usize] = self.layer[u] + 1;
+                        queue.push(next as usize);
+                    }
                 }
             }
         }

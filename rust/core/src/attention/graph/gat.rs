@@ -3,7 +3,7 @@
 
 use super::{Graph, ROWS, pieces, places};
 use crate::attention::threads;
-use crate::kernels::real::{Real, add_scaled, exp_minus, inner};
+use crate::kernels::real::{Near, Real, exp_minus, row_products, weighted_rows};
 
 /// Heads, values per head, slope of LeakyReLU below 0.
 #[derive(Debug, Clone, Copy)]
@@ -22,40 +22,71 @@ pub(super) fn leaky<T: Real>(x: T, slope: T) -> T {
 
 /// Softmax of logits (edges, heads) of one node, head by head, in place. A head whose logits are all −∞ gets NaN, like any
 /// other undefined softmax of edges that are there.
-pub(super) fn softmax<T: Real>(logits: &mut [T], heads: usize, top: &mut [T]) {
-    top.fill(T::NEG_INFINITY);
-    for row in logits.chunks_exact(heads) {
-        for (t, x) in top.iter_mut().zip(row) {
-            *t = t.max(*x);
-        }
-    }
-    for row in logits.chunks_exact_mut(heads) {
-        for (x, t) in row.iter_mut().zip(&*top) {
-            *x -= *t;
-        }
-    }
-    exp_minus(logits, T::ZERO);
-    top.fill(T::ZERO);
-    for row in logits.chunks_exact(heads) {
-        for (t, x) in top.iter_mut().zip(row) {
-            *t += *x;
-        }
-    }
-    for t in top.iter_mut() {
-        *t = t.recip();
-    }
-    for row in logits.chunks_exact_mut(heads) {
-        for (x, t) in row.iter_mut().zip(&*top) {
-            *x *= *t;
+pub(super) fn softmax<T: Real>(logits: &mut [T], heads: usize) {
+    // Usual numbers of heads are unrolled; others go through a head at a time.
+    match heads {
+        1 => softmax_of::<T, 1>(logits),
+        2 => softmax_of::<T, 2>(logits),
+        4 => softmax_of::<T, 4>(logits),
+        8 => softmax_of::<T, 8>(logits),
+        _ => {
+            let mut own = vec![[T::ZERO]; logits.len() / heads];
+            for h in 0..heads {
+                for (o, row) in own.iter_mut().zip(logits.chunks_exact(heads)) {
+                    o[0] = row[h];
+                }
+                softmax_of::<T, 1>(own.as_flattened_mut());
+                for (o, row) in own.iter().zip(logits.chunks_exact_mut(heads)) {
+                    row[h] = o[0];
+                }
+            }
         }
     }
 }
 
-/// out (heads·width) += Σ alpha·h[source], head by head.
-pub(super) fn gather<T: Real>(out: &mut [T], alpha: &[T], row: &[T], width: usize) {
-    for (h, a) in alpha.iter().enumerate() {
-        let at = h * width..(h + 1) * width;
-        add_scaled(*a, &row[at.clone()], &mut out[at]);
+fn softmax_of<T: Real, const H: usize>(logits: &mut [T]) {
+    let mut top = [T::NEG_INFINITY; H];
+    for row in logits.as_chunks::<H>().0 {
+        for h in 0..H {
+            top[h] = if row[h] > top[h] { row[h] } else { top[h] };
+        }
+    }
+    for row in logits.as_chunks_mut::<H>().0 {
+        for h in 0..H {
+            row[h] -= top[h];
+        }
+    }
+    exp_minus(logits, T::ZERO);
+    let mut sum = [T::ZERO; H];
+    for row in logits.as_chunks::<H>().0 {
+        for h in 0..H {
+            sum[h] += row[h];
+        }
+    }
+    let share = sum.map(T::recip);
+    for row in logits.as_chunks_mut::<H>().0 {
+        for h in 0..H {
+            row[h] *= share[h];
+        }
+    }
+}
+
+/// Edges that leave a node: where they end, and their weights.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing<T> {
+    pub(super) near: Vec<u32>,
+    pub(super) alpha: Vec<T>,
+}
+
+impl<T: Real> Outgoing<T> {
+    pub(super) fn collect(&mut self, graph: &Graph, v: usize, alpha: &[T], heads: usize) {
+        self.near.clear();
+        self.alpha.clear();
+        for place in graph.outgoing(v) {
+            let p = *place as usize;
+            self.near.push(graph.target[p]);
+            self.alpha.extend_from_slice(&alpha[p * heads..(p + 1) * heads]);
+        }
     }
 }
 
@@ -96,8 +127,8 @@ pub fn forward<T: Real>(graph: &Graph, x: Inputs<'_, T>, shape: Shape<T>, out: &
     threads::share(
         threads::worth(graph.n.div_ceil(ROWS), graph.edges() * (row + 8 * heads)),
         parts,
-        || vec![T::ZERO; heads],
-        |((first, rows), mut alpha), top| {
+        || (),
+        |((first, rows), mut alpha), ()| {
             for (i, out) in rows.chunks_exact_mut(row).enumerate() {
                 let incoming = graph.incoming(first + i);
                 let (own, rest) = alpha.split_at_mut(incoming.len() * heads);
@@ -109,11 +140,9 @@ pub fn forward<T: Real>(graph: &Graph, x: Inputs<'_, T>, shape: Shape<T>, out: &
                         *l = leaky(*s + *t, slope);
                     }
                 }
-                softmax(own, heads, top);
+                softmax(own, heads);
                 out.fill(T::ZERO);
-                for (a, j) in own.chunks_exact(heads).zip(&graph.source[incoming]) {
-                    gather(out, a, &x.h[*j as usize * row..(*j as usize + 1) * row], width);
-                }
+                weighted_rows(Near::new(x.h, &graph.source[incoming], heads, width), own, out);
             }
         },
     );
@@ -163,12 +192,8 @@ pub fn backward<T: Real>(
                 let incoming = graph.incoming(v);
                 let (own, rest) = logits.split_at_mut(incoming.len() * heads);
                 logits = rest;
-                for (l, j) in own.chunks_exact_mut(heads).zip(&graph.source[incoming.clone()]) {
-                    for (h, l) in l.iter_mut().enumerate() {
-                        let at = |u: usize| u * row + h * width..u * row + (h + 1) * width;
-                        *l = inner(&dout[at(v)], &x.h[at(*j as usize)]);
-                    }
-                }
+                let near = Near::new(x.h, &graph.source[incoming.clone()], heads, width);
+                row_products(near, &dout[v * row..(v + 1) * row], own);
                 softmax_vjp(
                     &alpha[incoming.start * heads..incoming.end * heads],
                     own,
@@ -195,21 +220,17 @@ pub fn backward<T: Real>(
     threads::share(
         threads_worth,
         parts,
-        || (),
-        |((first, rows), (_, sources)), ()| {
+        Outgoing::default,
+        |((first, rows), (_, sources)), outgoing| {
             for (i, (dh, dsource)) in rows
                 .chunks_exact_mut(row)
                 .zip(sources.chunks_exact_mut(heads))
                 .enumerate()
             {
+                outgoing.collect(graph, first + i, alpha, heads);
+                weighted_rows(Near::new(dout, &outgoing.near, heads, width), &outgoing.alpha, dh);
                 for place in graph.outgoing(first + i) {
-                    let (p, v) = (*place as usize, graph.target[*place as usize] as usize);
-                    gather(
-                        dh,
-                        &alpha[p * heads..(p + 1) * heads],
-                        &dout[v * row..(v + 1) * row],
-                        width,
-                    );
+                    let p = *place as usize;
                     for (d, l) in dsource.iter_mut().zip(&logits[p * heads..(p + 1) * heads]) {
                         *d += *l;
                     }

@@ -2,7 +2,7 @@
 
 use super::{Graph, ROWS, pieces};
 use crate::attention::threads;
-use crate::kernels::real::{Real, add_scaled, inner};
+use crate::kernels::real::{Near, Real, inner, weighted_rows};
 
 /// What gathers along an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,27 +20,28 @@ pub fn sum<T: Real>(graph: &Graph, weight: &[T], x: &[T], width: usize, along: A
         "one weight per edge, one row per node"
     );
     let numbers = graph.numbers();
-    let cost = graph.edges() * width;
+    let at = |place: usize| weight[numbers[place] as usize];
     threads::share(
-        threads::worth(graph.n.div_ceil(ROWS), cost),
+        threads::worth(graph.n.div_ceil(ROWS), graph.edges() * width),
         pieces(out, width),
-        || (),
-        |(first, rows), ()| {
+        || (Vec::new(), Vec::new()),
+        |(first, rows), (near, own)| {
             for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                row.fill(T::ZERO);
-                let mut add = |place: usize, from: u32| {
-                    let from = from as usize * width;
-                    let w = weight[numbers[place] as usize];
-                    add_scaled(w, &x[from..from + width], row);
-                };
+                near.clear();
+                own.clear();
                 match along {
-                    Along::Edges => graph.incoming(first + i).for_each(|p| add(p, graph.source[p])),
+                    Along::Edges => {
+                        near.extend_from_slice(&graph.source[graph.incoming(first + i)]);
+                        own.extend(graph.incoming(first + i).map(at));
+                    }
                     Along::Back => {
-                        for p in graph.outgoing(first + i) {
-                            add(*p as usize, graph.target[*p as usize]);
-                        }
+                        let places = graph.outgoing(first + i);
+                        near.extend(places.iter().map(|p| graph.target[*p as usize]));
+                        own.extend(places.iter().map(|p| at(*p as usize)));
                     }
                 }
+                row.fill(T::ZERO);
+                weighted_rows(Near::new(x, near, 1, width), own, row);
             }
         },
     );
@@ -59,42 +60,50 @@ pub fn inner_products<T: Real>(graph: &Graph, a: &[T], b: &[T], width: usize) ->
     out
 }
 
-/// No neighbour.
-pub const NONE: u32 = u32::MAX;
-
-/// Largest value over the sources of each node's edges, column by column (0 without an edge), and the source it came from:
-/// the first of several equal ones. NaN is larger than any number.
-pub fn largest<T: Real>(graph: &Graph, x: &[T], width: usize, out: &mut [T], from: &mut [u32]) {
+/// Largest value over the sources of each node's edges, column by column; 0 without an edge. NaN is larger than any number.
+pub fn largest<T: Real>(graph: &Graph, x: &[T], width: usize, out: &mut [T]) {
     assert!(
-        x.len() == graph.n * width && out.len() == x.len() && from.len() == x.len(),
+        x.len() == graph.n * width && out.len() == x.len(),
         "one row per node"
     );
-    let parts: Vec<_> = pieces(out, width).into_iter().zip(pieces(from, width)).collect();
+    let of = |j: u32| &x[j as usize * width..(j as usize + 1) * width];
     threads::share(
         threads::worth(graph.n.div_ceil(ROWS), graph.edges() * width),
-        parts,
+        pieces(out, width),
         || (),
-        |((first, rows), (_, origins)), ()| {
-            for (i, (row, origin)) in rows
-                .chunks_exact_mut(width)
-                .zip(origins.chunks_exact_mut(width))
-                .enumerate()
-            {
-                row.fill(T::NEG_INFINITY);
-                origin.fill(NONE);
-                for place in graph.incoming(first + i) {
-                    let j = graph.source[place] as usize * width;
-                    for ((r, o), v) in row.iter_mut().zip(origin.iter_mut()).zip(&x[j..j + width]) {
-                        if *v > *r || *o == NONE || (v.is_nan() && !r.is_nan()) {
-                            *r = *v;
-                            *o = graph.source[place];
-                        }
-                    }
+        |(first, rows), ()| {
+            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                let mut sources = graph.source[graph.incoming(first + i)].iter();
+                match sources.next() {
+                    None => row.fill(T::ZERO),
+                    Some(j) => row.copy_from_slice(of(*j)),
                 }
-                if graph.incoming(first + i).is_empty() {
-                    row.fill(T::ZERO);
+                for j in sources {
+                    for (r, v) in row.iter_mut().zip(of(*j)) {
+                        // A NaN in the row stays: nothing is larger.
+                        *r = if *v > *r || v.is_nan() { *v } else { *r };
+                    }
                 }
             }
         },
     );
+}
+
+/// Gradient of x for [`largest`], whose result is `top`: each goes to the first source that had the largest value.
+#[must_use]
+pub fn largest_vjp<T: Real>(graph: &Graph, x: &[T], top: &[T], dout: &[T], width: usize) -> Vec<T> {
+    let mut dx = vec![T::ZERO; x.len()];
+    for v in 0..graph.n {
+        for column in 0..width {
+            let at = v * width + column;
+            let same = |j: &&u32| {
+                let value = x[**j as usize * width + column];
+                value == top[at] || (value.is_nan() && top[at].is_nan())
+            };
+            if let Some(j) = graph.source[graph.incoming(v)].iter().find(same) {
+                dx[*j as usize * width + column] += dout[at];
+            }
+        }
+    }
+    dx
 }

@@ -1,10 +1,10 @@
 //! Graph attention with a dynamic score (Brody et al. 2022, equation 7): the weight vector meets LeakyReLU of the sum of the
 //! source's and the target's projection.
 
-use super::gat::{Shape, gather, leaky, softmax, softmax_vjp};
+use super::gat::{Outgoing, Shape, softmax, softmax_vjp};
 use super::{Graph, ROWS, pieces, places};
 use crate::attention::threads;
-use crate::kernels::real::{Real, add_scaled, inner};
+use crate::kernels::real::{Near, Real, add_scaled, row_products, row_scores, weighted_rows};
 
 /// Projections of sources and targets (n, heads·width), and the weights of the score (heads·width).
 #[derive(Debug, Clone, Copy)]
@@ -15,29 +15,6 @@ pub struct Inputs<'a, T> {
     pub right: &'a [T],
     /// Score.
     pub att: &'a [T],
-}
-
-/// Sums kept apart so that the compiler can use registers of several lanes.
-const LANES: usize = 16;
-
-/// Σ att·LeakyReLU(left + right).
-fn score<T: Real>(left: &[T], right: &[T], att: &[T], slope: T) -> T {
-    let mut sums = [T::ZERO; LANES];
-    let (l, r, a) = (
-        left.chunks_exact(LANES),
-        right.chunks_exact(LANES),
-        att.chunks_exact(LANES),
-    );
-    let mut rest = T::ZERO;
-    for ((l, r), a) in l.remainder().iter().zip(r.remainder()).zip(a.remainder()) {
-        rest += *a * leaky(*l + *r, slope);
-    }
-    for ((l, r), a) in l.zip(r).zip(a) {
-        for k in 0..LANES {
-            sums[k] += a[k] * leaky(l[k] + r[k], slope);
-        }
-    }
-    sums.into_iter().fold(rest, |a, b| a + b)
 }
 
 fn work<T>(graph: &Graph, shape: Shape<T>) -> usize {
@@ -58,24 +35,18 @@ pub fn forward<T: Real>(graph: &Graph, x: Inputs<'_, T>, shape: Shape<T>, out: &
     threads::share(
         work(graph, shape),
         parts,
-        || vec![T::ZERO; heads],
-        |((first, rows), mut alpha), top| {
+        || (),
+        |((first, rows), mut alpha), ()| {
             for (i, out) in rows.chunks_exact_mut(row).enumerate() {
                 let v = first + i;
                 let incoming = graph.incoming(v);
                 let (own, rest) = alpha.split_at_mut(incoming.len() * heads);
                 alpha = rest;
-                for (logits, j) in own.chunks_exact_mut(heads).zip(&graph.source[incoming.clone()]) {
-                    for (h, l) in logits.iter_mut().enumerate() {
-                        let at = |u: usize| u * row + h * width..u * row + (h + 1) * width;
-                        *l = score(&x.left[at(*j as usize)], &x.right[at(v)], &x.att[at(0)], slope);
-                    }
-                }
-                softmax(own, heads, top);
+                let near = Near::new(x.left, &graph.source[incoming], heads, width);
+                row_scores(near, &x.right[v * row..(v + 1) * row], x.att, slope, own);
+                softmax(own, heads);
                 out.fill(T::ZERO);
-                for (a, j) in own.chunks_exact(heads).zip(&graph.source[incoming]) {
-                    gather(out, a, &x.left[*j as usize * row..(*j as usize + 1) * row], width);
-                }
+                weighted_rows(near, own, out);
             }
         },
     );
@@ -92,11 +63,39 @@ pub struct Gradients<T> {
     pub att: Vec<T>,
 }
 
-/// out += de·att·LeakyReLU'(left + right); with `att_grad`, that += de·LeakyReLU(left + right).
-fn slope_back<T: Real>(de: T, left: &[T], right: &[T], att: &[T], slope: T, out: &mut [T]) {
-    for (((l, r), a), o) in left.iter().zip(right).zip(att).zip(out) {
-        let g = de * *a;
-        *o += if *l + *r > T::ZERO { g } else { g * slope };
+/// What the gradient of one edge's logits does, all heads at once: out += de·att·LeakyReLU'(left + right) and, in the first
+/// pass, att's gradient += de·LeakyReLU(left + right). A choice of factors, not of branches: the compiler does many at once.
+fn edge_back<T: Real>(
+    de: &[T],
+    left: &[T],
+    right: &[T],
+    att: &[T],
+    slope: T,
+    out: &mut [T],
+    att_grad: &mut [T],
+) {
+    let n = out.len();
+    let (de, left, right, att) = (&de[..n], &left[..n], &right[..n], &att[..n]);
+    for c in 0..n {
+        let factor = if left[c] + right[c] > T::ZERO {
+            T::ONE
+        } else {
+            slope
+        };
+        out[c] += de[c] * att[c] * factor;
+    }
+    for (c, g) in att_grad.iter_mut().enumerate() {
+        let z = left[c] + right[c];
+        let factor = if z > T::ZERO { T::ONE } else { slope };
+        *g += de[c] * (z * factor);
+    }
+}
+
+/// The number of each head at each of its values.
+fn spread<T: Real>(heads: &[T], wide: &mut [T]) {
+    let width = wide.len() / heads.len();
+    for (x, own) in heads.iter().zip(wide.chunks_exact_mut(width)) {
+        own.fill(*x);
     }
 }
 
@@ -111,7 +110,6 @@ pub fn backward<T: Real>(
 ) -> Gradients<T> {
     let Shape { heads, width, slope } = shape;
     let row = heads * width;
-    let at = |u: usize, h: usize| u * row + h * width..u * row + (h + 1) * width;
     let mut logits = vec![T::ZERO; graph.edges() * heads];
     let mut grads = Gradients {
         left: vec![T::ZERO; x.left.len()],
@@ -128,32 +126,26 @@ pub fn backward<T: Real>(
     threads::share(
         work(graph, shape),
         parts,
-        || vec![T::ZERO; heads],
-        |(((first, rows), mut logits), datt), sum| {
+        || (vec![T::ZERO; heads], vec![T::ZERO; row]),
+        |(((first, rows), mut logits), datt), (sum, wide)| {
             for (i, dright) in rows.chunks_exact_mut(row).enumerate() {
                 let v = first + i;
                 let incoming = graph.incoming(v);
                 let (own, rest) = logits.split_at_mut(incoming.len() * heads);
                 logits = rest;
-                for (l, j) in own.chunks_exact_mut(heads).zip(&graph.source[incoming.clone()]) {
-                    for (h, l) in l.iter_mut().enumerate() {
-                        *l = inner(&dout[at(v, h)], &x.left[at(*j as usize, h)]);
-                    }
-                }
+                let near = Near::new(x.left, &graph.source[incoming.clone()], heads, width);
+                row_products(near, &dout[v * row..(v + 1) * row], own);
                 softmax_vjp(
                     &alpha[incoming.start * heads..incoming.end * heads],
                     own,
                     heads,
                     sum,
                 );
-                for (l, j) in own.chunks_exact(heads).zip(&graph.source[incoming]) {
-                    for (h, de) in l.iter().enumerate() {
-                        let (left, right) = (&x.left[at(*j as usize, h)], &x.right[at(v, h)]);
-                        slope_back(*de, left, right, &x.att[at(0, h)], slope, &mut dright[at(0, h)]);
-                        for ((d, a), b) in datt[at(0, h)].iter_mut().zip(left).zip(right) {
-                            *d += *de * leaky(*a + *b, slope);
-                        }
-                    }
+                let right = &x.right[v * row..(v + 1) * row];
+                for (de, j) in own.chunks_exact(heads).zip(&graph.source[incoming]) {
+                    let left = &x.left[*j as usize * row..(*j as usize + 1) * row];
+                    spread(de, wide);
+                    edge_back(wide, left, right, x.att, slope, dright, datt);
                 }
             }
         },
@@ -164,23 +156,29 @@ pub fn backward<T: Real>(
     threads::share(
         work(graph, shape),
         pieces(&mut grads.left, row),
-        || (),
-        |(first, rows), ()| {
+        || (Outgoing::default(), vec![T::ZERO; row]),
+        |(first, rows), (outgoing, wide)| {
             for (i, dleft) in rows.chunks_exact_mut(row).enumerate() {
                 let j = first + i;
+                outgoing.collect(graph, j, alpha, heads);
+                weighted_rows(
+                    Near::new(dout, &outgoing.near, heads, width),
+                    &outgoing.alpha,
+                    dleft,
+                );
+                let left = &x.left[j * row..(j + 1) * row];
                 for place in graph.outgoing(j) {
                     let (p, v) = (*place as usize, graph.target[*place as usize] as usize);
-                    gather(
+                    spread(&logits[p * heads..(p + 1) * heads], wide);
+                    edge_back(
+                        wide,
+                        left,
+                        &x.right[v * row..(v + 1) * row],
+                        x.att,
+                        slope,
                         dleft,
-                        &alpha[p * heads..(p + 1) * heads],
-                        &dout[v * row..(v + 1) * row],
-                        width,
+                        &mut [],
                     );
-                    for h in 0..heads {
-                        let (left, right) = (&x.left[at(j, h)], &x.right[at(v, h)]);
-                        let de = logits[p * heads + h];
-                        slope_back(de, left, right, &x.att[at(0, h)], slope, &mut dleft[at(0, h)]);
-                    }
                 }
             }
         },
