@@ -123,3 +123,25 @@ pub(super) unsafe fn scores<V: Simd>(
         }
     }
 }
+
+/// out (heads·width) += Σ `alpha[e, h]`·row of edge e. Panics if sizes differ.
+pub fn weighted_rows<T: Real>(x: Near<'_, T>, alpha: &[T], out: &mut [T]) {
+    x.check(alpha, out);
+    // SAFETY: sizes checked, numbers by `Near::new`; the table is this processor's.
+    unsafe { (T::kernels().weighted)(x, alpha, out) }
+}
+
+/// `out[e, h]` = inner product of head h of `own` and of the row of edge e. Panics if sizes differ.
+pub fn row_products<T: Real>(x: Near<'_, T>, own: &[T], out: &mut [T]) {
+    x.check(out, own);
+    // SAFETY: as in `weighted_rows`.
+    unsafe { (T::kernels().products)(x, own, out) }
+}
+
+/// `out[e, h]` = Σ att·LeakyReLU(row of edge e + own) over head h. Panics if sizes differ.
+pub fn row_scores<T: Real>(x: Near<'_, T>, own: &[T], att: &[T], slope: T, out: &mut [T]) {
+    x.check(out, own);
+    x.check(out, att);
+    // SAFETY: as in `weighted_rows`.
+    unsafe { (T::kernels().scores)(x, own, att, slope, out) }
+}

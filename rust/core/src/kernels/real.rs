@@ -5,7 +5,7 @@
 
 use super::exponent::Absorb;
 use super::matmul::Product;
-pub use super::neighbours::Near;
+pub use super::neighbours::{Near, row_products, row_scores, weighted_rows};
 use super::recurrence::Scan;
 use super::simd::One;
 use super::tier::{Tier, tier};
@@ -440,26 +440,4 @@ pub fn gate_silu<T: Real>(y: &mut [T], z: &[T]) {
     assert_eq!(y.len(), z.len(), "gate_silu: lengths differ");
     // SAFETY: equal lengths; the table is this processor's.
     unsafe { (T::kernels().gate_silu)(y, z) }
-}
-
-/// out (heads·width) += Σ `alpha[e, h]`·row of edge e. Panics if sizes differ.
-pub fn weighted_rows<T: Real>(x: Near<'_, T>, alpha: &[T], out: &mut [T]) {
-    x.check(alpha, out);
-    // SAFETY: sizes checked, numbers by `Near::new`; the table is this processor's.
-    unsafe { (T::kernels().weighted)(x, alpha, out) }
-}
-
-/// `out[e, h]` = inner product of head h of `own` and of the row of edge e. Panics if sizes differ.
-pub fn row_products<T: Real>(x: Near<'_, T>, own: &[T], out: &mut [T]) {
-    x.check(out, own);
-    // SAFETY: as in `weighted_rows`.
-    unsafe { (T::kernels().products)(x, own, out) }
-}
-
-/// `out[e, h]` = Σ att·LeakyReLU(row of edge e + own) over head h. Panics if sizes differ.
-pub fn row_scores<T: Real>(x: Near<'_, T>, own: &[T], att: &[T], slope: T, out: &mut [T]) {
-    x.check(out, own);
-    x.check(out, att);
-    // SAFETY: as in `weighted_rows`.
-    unsafe { (T::kernels().scores)(x, own, att, slope, out) }
 }

@@ -12,6 +12,8 @@ mod dominators;
 mod flow;
 pub mod lorentz;
 mod matching;
+#[cfg(test)]
+mod tests;
 pub mod topological;
 
 use std::cmp::Reverse;
