@@ -123,7 +123,7 @@ def plain(
     q: Any, k: Any, v: Any, scale: float | None, causal: bool | str, blocks: tuple[int, int] = BLOCKS
 ) -> Array | None:
     """Attention without a mask of arrays that need no conversion; None where the long way must check or convert."""
-    if causal is not False and causal is not True or not (scale is None or type(scale) is float):
+    if (causal is not False and causal is not True) or not (scale is None or type(scale) is float):
         return None
     return _core.attend_plain(q, k, v, scale, causal, blocks)
 
