@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mixer", choices=("mamba", "moe", "none"), default="mamba")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     data = os.environ.get("SONA_DATA")
     recorded = data is not None and (Path(data) / "duckdb_plan_nodes.parquet").exists()

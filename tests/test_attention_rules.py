@@ -330,3 +330,12 @@ def test_gil_is_released():
         worker.join()
         # Held for the whole call, the GIL would let this loop turn at most a few times (before and after).
         assert ticks > 3, name
+
+
+def test_graph_layers_refuse_gradients_of_the_wrong_shape():
+    x, edges = normal(6, 4, dtype="float32"), np.array([[0, 1, 2], [1, 2, 3]])
+    for layer in (at.GATConv(4, 3, heads=2), at.GATv2Conv(4, 3), at.GCNConv(4, 3), at.SAGEConv(4, 3)):
+        out = layer(x, edges)
+        assert set(layer.backward(np.ones(out.shape))) == {"x", *layer.state_dict()}
+        with pytest.raises(at.ShapeError, match=r"\(3, 9\)"):
+            layer.backward(np.ones((3, 9)))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, check_finite_number
+from sona.attention._arrays import Array, check_finite_number, cotangent
 from sona.attention._module import linear, linear_vjp
 from sona.attention._vjp import Gradients, Pullback, differentiable
 from sona.attention.graph import count, fit, inputs, sorted_edges, wide
@@ -96,7 +96,7 @@ class _Attention:
     def pullback(self, dout: Any) -> Gradients:
         """Gradients of all arrays."""
         a, shape = self.a, (self.n, self.heads, self.width)
-        d = np.broadcast_to(np.asarray(dout, dtype=self.h.dtype), self.out.shape)
+        d = cotangent(dout, self.out.shape, self.h.dtype)
         grads: Gradients = {"bias": d.sum(axis=0)} if "bias" in a else {}
         d = d if self.concat else np.broadcast_to(d[:, None] / self.heads, shape)
         first, second, third = self.graph.attend_vjp(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, integers
+from sona.attention._arrays import Array, cotangent, integers
 from sona.attention._errors import GraphError, ParameterError
 from sona.attention._module import linear, linear_vjp
 from sona.attention._vjp import Gradients, Pullback, differentiable
@@ -76,7 +76,7 @@ class _Gcn:
 
     def pullback(self, dout: Any) -> Gradients:
         a = self.a
-        d = np.ascontiguousarray(np.broadcast_to(np.asarray(dout, dtype=self.out.dtype), self.out.shape))
+        d = cotangent(dout, self.out.shape, self.out.dtype)
         grads: Gradients = {"bias": d.sum(axis=0)} if "bias" in a else {}
         if self.first:
             grads["x"], grads["weight"], _ = linear_vjp(a["x"], a["weight"], self._apply(d, back=True))
@@ -214,7 +214,7 @@ class _Sage:
 
     def pullback(self, dout: Any) -> Gradients:
         a = self.a
-        d = np.broadcast_to(np.asarray(dout, dtype=self.out.dtype), self.out.shape)
+        d = cotangent(dout, self.out.shape, self.out.dtype)
         if self.normalize:
             # Below the least norm the divisor is constant.
             along = (d * self.out).sum(axis=1, keepdims=True) * (self.norm > _LEAST_NORM)
