@@ -5,8 +5,8 @@ use super::event::{DecisionId, Event, FeedbackEvent, TraceEvent};
 use super::items::IdRef;
 use super::learned::Learned;
 use super::ledger::{Ledger, Verdict};
-use super::listing::Judgement;
-use super::pending::DecisionRecord;
+use super::listing::{Judgement, Listing};
+use super::pending::{DecisionRecord, Known};
 use super::scope::Scope;
 use super::{Engine, Mode};
 use crate::error::{Error, Result, check_dim, check_finite};
@@ -30,6 +30,38 @@ pub struct Feedback<'a> {
     pub user: &'a str,
     /// Seconds since the epoch.
     pub now: f64,
+}
+
+/// The decision ranked under a state that was live before the scope's lock was taken: writers of one scope search side by
+/// side, and under the lock there is little left to do.
+pub(super) struct Ahead {
+    live: Arc<Learned>,
+    known: Known,
+}
+
+impl Ahead {
+    fn new(scope: &Scope, record: &DecisionRecord) -> Result<Self> {
+        let live = scope.live.load_full();
+        let mut known = record.known(&live);
+        if known.ranking.is_none() {
+            let listing = Listing::new(&record.items);
+            let ranking = live.score_again(record, &listing.candidates()?, known.found.as_deref())?;
+            known = Known {
+                found: ranking.probe.found().cloned(),
+                ranking: Some(ranking),
+            };
+        }
+        Ok(Self { live, known })
+    }
+
+    /// What of it holds under `live`.
+    fn under(self, live: &Arc<Learned>) -> Known {
+        let same = Arc::ptr_eq(&self.live, live);
+        Known {
+            ranking: self.known.ranking.filter(|_| same),
+            found: self.known.found,
+        }
+    }
 }
 
 /// What became of a feedback.
@@ -73,6 +105,7 @@ impl Engine {
             learn: mode.learns(),
             now: f.now,
         };
+        let ahead = mode.learns().then(|| Ahead::new(&scope, &record).ok()).flatten();
         let mut ledger = scope.ledger.lock();
         if ledger.is_duplicate(&event) {
             ledger.duplicates += 1;
@@ -102,7 +135,7 @@ impl Engine {
             self.counters.recorded_only.fetch_add(1, Ordering::Relaxed);
             return Ok(Outcome::Recorded);
         }
-        let former = self.learn_from(&scope, &ledger, &record, &event, lamport)?;
+        let former = self.learn_from(&scope, &ledger, &record, &event, lamport, ahead)?;
         drop(ledger);
         // What nobody reads any more is taken apart while others learn.
         drop(former);
@@ -191,6 +224,7 @@ impl Engine {
         record: &DecisionRecord,
         e: &FeedbackEvent,
         lamport: u64,
+        ahead: Option<Ahead>,
     ) -> Result<Arc<Learned>> {
         let mut rewards = Vec::with_capacity(e.rewards.len());
         for (hash, reward) in &e.rewards {
@@ -216,7 +250,7 @@ impl Engine {
         let mut next = (*live).clone();
         next.learn(
             record,
-            record.take_ranking(&live),
+            ahead.map_or_else(Known::default, |a| a.under(&live)),
             &judgement,
             &self.config,
             ledger.anchors.as_deref(),

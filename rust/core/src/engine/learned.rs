@@ -6,7 +6,7 @@ use super::config::EngineConfig;
 use super::event::TraceEvent;
 use super::harm::{Harm, losses, temper};
 use super::listing::{Judgement, Listing, Ranking, learning_set};
-use super::pending::DecisionRecord;
+use super::pending::{DecisionRecord, Known};
 use super::stats::{Baseline, Progress, dcg};
 use crate::error::Result;
 use crate::item::ItemId;
@@ -14,7 +14,7 @@ use crate::kernels;
 use crate::lora::{BaseLora, Factors, MicroConfig, MicroLora};
 use crate::patterns::bank::Bank;
 use crate::patterns::cases::{
-    AsNew, Candidates, CaseMemory, CaseParams, GateMode, GateParams, ItemGate, Looked, NewCase, Probe,
+    AsNew, Candidates, CaseMemory, CaseParams, Found, GateMode, GateParams, ItemGate, Looked, NewCase, Probe,
     Scored, StrayClicks,
 };
 use crate::trajectory::{LearningSignal, Trajectory};
@@ -148,7 +148,10 @@ impl Learned {
 
     /// Scores of all candidates: the application's (or cosines), and the learned ones.
     pub fn score(&self, query: &[f32], candidates: &Candidates<'_>, base: Option<&[f32]>) -> Result<Ranking> {
-        let probe = self.cases.probe(query)?;
+        self.score_with(self.cases.probe(query)?, candidates, base)
+    }
+
+    fn score_with(&self, probe: Probe, candidates: &Candidates<'_>, base: Option<&[f32]>) -> Result<Ranking> {
         let mut scored = Scored::default();
         self.cases.score(&probe, candidates, base, &mut scored)?;
         self.choosers
@@ -162,6 +165,17 @@ impl Learned {
             scored,
             learned,
         })
+    }
+
+    /// Scores of the candidates of a decision, with what its search found.
+    pub(super) fn score_again(
+        &self,
+        record: &DecisionRecord,
+        candidates: &Candidates<'_>,
+        found: Option<&Found>,
+    ) -> Result<Ranking> {
+        let probe = self.cases.probe_again(&record.query, found)?;
+        self.score_with(probe, candidates, record.base.as_deref())
     }
 
     fn add_adapters(&self, probe: &Probe, candidates: &Candidates<'_>, scores: &mut [f32]) -> Result<()> {
@@ -286,12 +300,12 @@ impl Learned {
             .observe(&scores, &places, self.cases.params().temperature)
     }
 
-    /// One instant learning step; `version` is the logical time of the event. `ready` is the ranking of the decision, if it
-    /// was made by this very state.
+    /// One instant learning step; `version` is the logical time of the event. `known` is what is left of the
+    /// decision's own ranking; the step is the same without.
     pub fn learn(
         &mut self,
         record: &DecisionRecord,
-        ready: Option<Ranking>,
+        known: Known,
         what: &Judgement<'_>,
         config: &EngineConfig,
         anchors: Option<&Anchors>,
@@ -299,9 +313,9 @@ impl Learned {
     ) -> Result<()> {
         let listing = Listing::new(&record.items);
         let all = listing.candidates()?;
-        let ranking = match ready {
+        let ranking = match known.ranking {
             Some(ranking) => ranking,
-            None => self.score(&record.query, &all, record.base.as_deref())?,
+            None => self.score_again(record, &all, known.found.as_deref())?,
         };
         let split = |positive: bool| -> Vec<(usize, f32)> {
             what.rewards
@@ -437,7 +451,7 @@ mod tests {
                     user: &user,
                     now: 0.0,
                 };
-                l.learn(&r, None, &what, &config, None, 1).unwrap();
+                l.learn(&r, Known::default(), &what, &config, None, 1).unwrap();
                 let after = score_of(&l, &r, 2);
                 assert!(
                     (after - before) * reward > 0.0,
@@ -464,7 +478,7 @@ mod tests {
                 user: &user,
                 now: 0.0,
             };
-            l.learn(&r, None, &what, &config, None, 1).unwrap();
+            l.learn(&r, Known::default(), &what, &config, None, 1).unwrap();
             let after: f32 = (0..3).map(|i| score_of(&l, &r, i)).sum();
             assert!((after - before) * sign > 0.0, "{quality}: {before} -> {after}");
         }

@@ -4,6 +4,7 @@ use super::event::{DecisionEvent, DecisionId};
 use super::items::Item;
 use super::learned::Learned;
 use super::listing::Ranking;
+use crate::patterns::cases::Found;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -45,7 +46,17 @@ pub struct DecisionRecord {
 #[derive(Debug)]
 struct Warm {
     state: Weak<Learned>,
-    ranking: Ranking,
+    ranking: Option<Ranking>,
+    found: Option<Arc<Found>>,
+}
+
+/// What is still known of a decision when its feedback comes.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The ranking, if the state is still the one that made it.
+    pub ranking: Option<Ranking>,
+    /// What the search found.
+    pub found: Option<Arc<Found>>,
 }
 
 impl DecisionRecord {
@@ -74,23 +85,48 @@ impl DecisionRecord {
     #[must_use]
     pub fn with_ranking(mut self, state: &Arc<Learned>, ranking: Ranking) -> Self {
         let state = Arc::downgrade(state);
-        *self.warm.get_mut() = Some(Warm { state, ranking });
+        *self.warm.get_mut() = Some(Warm {
+            state,
+            found: ranking.probe.found().cloned(),
+            ranking: Some(ranking),
+        });
         self
     }
 
-    /// The ranking, if `live` made it and it was kept. It is given once.
+    /// What was kept that still holds for `live`. The ranking is given once.
     #[must_use]
-    pub fn take_ranking(&self, live: &Arc<Learned>) -> Option<Ranking> {
-        let warm = self.warm.lock().take()?;
-        // A weak handle keeps the address from being used again.
-        std::ptr::eq(warm.state.as_ptr(), Arc::as_ptr(live)).then_some(warm.ranking)
+    pub fn known(&self, live: &Arc<Learned>) -> Known {
+        let mut warm = self.warm.lock();
+        let Some(warm) = warm.as_mut() else {
+            return Known::default();
+        };
+        let ranking = warm.ranking.take();
+        Known {
+            // A weak handle keeps the address from being used again.
+            ranking: ranking.filter(|_| std::ptr::eq(warm.state.as_ptr(), Arc::as_ptr(live))),
+            found: warm.found.clone(),
+        }
     }
 
-    fn warm_bytes(&self) -> usize {
-        self.warm.lock().as_ref().map_or(0, |w| w.ranking.nbytes())
+    fn ranking_bytes(&self) -> usize {
+        let warm = self.warm.lock();
+        let ranking = warm.as_ref().and_then(|w| w.ranking.as_ref());
+        ranking.map_or(0, Ranking::nbytes)
     }
 
-    fn cool(&self) {
+    fn found_bytes(&self) -> usize {
+        let warm = self.warm.lock();
+        let found = warm.as_ref().and_then(|w| w.found.as_ref());
+        found.map_or(0, |f| f.nbytes())
+    }
+
+    fn drop_ranking(&self) {
+        if let Some(warm) = self.warm.lock().as_mut() {
+            warm.ranking = None;
+        }
+    }
+
+    fn drop_found(&self) {
         *self.warm.lock() = None;
     }
 
@@ -145,17 +181,45 @@ impl DecisionRecord {
 }
 
 /// Rankings kept for feedback that comes before the state changes, at most: in number, and in bytes.
-const WARM: usize = 64;
-const WARM_BYTES: usize = 4 << 20;
+const RANKINGS: (usize, usize) = (64, 4 << 20);
+/// Searches kept for feedback that comes later.
+const SEARCHES: (usize, usize) = (4096, 16 << 20);
+
+/// Decisions that hold more than themselves, oldest first, with the bytes of it.
+#[derive(Debug, Default)]
+struct Extras {
+    order: VecDeque<(DecisionId, usize)>,
+    nbytes: usize,
+}
+
+impl Extras {
+    fn push(&mut self, id: DecisionId, size: usize) {
+        if size > 0 {
+            self.order.push_back((id, size));
+            self.nbytes += size;
+        }
+    }
+
+    /// The oldest, if there are more than `most` in number or bytes. The newest stays.
+    fn over(&mut self, (most, most_bytes): (usize, usize)) -> Option<DecisionId> {
+        let over = self.order.len() > most || self.nbytes > most_bytes;
+        (over && self.order.len() > 1).then(|| self.pop()).flatten()
+    }
+
+    fn pop(&mut self) -> Option<DecisionId> {
+        let (id, size) = self.order.pop_front()?;
+        self.nbytes -= size;
+        Some(id)
+    }
+}
 
 /// The most recent decisions.
 #[derive(Debug)]
 pub struct Pending {
     map: FxHashMap<DecisionId, Arc<DecisionRecord>>,
     order: VecDeque<DecisionId>,
-    /// Decisions that may still hold their ranking, with its bytes.
-    warm: VecDeque<(DecisionId, usize)>,
-    warm_bytes: usize,
+    rankings: Extras,
+    searches: Extras,
     nbytes: usize,
     capacity: usize,
     max_bytes: usize,
@@ -171,8 +235,8 @@ impl Pending {
         Self {
             map: FxHashMap::default(),
             order: VecDeque::new(),
-            warm: VecDeque::new(),
-            warm_bytes: 0,
+            rankings: Extras::default(),
+            searches: Extras::default(),
             nbytes: 0,
             capacity,
             max_bytes,
@@ -185,7 +249,14 @@ impl Pending {
     /// Takes a decision.
     pub fn insert(&mut self, record: Arc<DecisionRecord>) {
         let (id, size) = (record.id, record.nbytes());
-        self.keep_warm(id, record.warm_bytes());
+        self.rankings.push(id, record.ranking_bytes());
+        self.searches.push(id, record.found_bytes());
+        while let Some(old) = self.rankings.over(RANKINGS) {
+            self.map.get(&old).inspect(|r| r.drop_ranking());
+        }
+        while let Some(old) = self.searches.over(SEARCHES) {
+            self.map.get(&old).inspect(|r| r.drop_found());
+        }
         self.latest = self.latest.max(record.now);
         if let Some(old) = self.map.insert(id, record) {
             self.nbytes -= old.nbytes();
@@ -206,26 +277,6 @@ impl Pending {
         }
     }
 
-    fn keep_warm(&mut self, id: DecisionId, size: usize) {
-        if size == 0 {
-            return;
-        }
-        self.warm.push_back((id, size));
-        self.warm_bytes += size;
-        while self.warm.len() > 1 && (self.warm.len() > WARM || self.warm_bytes > WARM_BYTES) {
-            self.cool_first();
-        }
-    }
-
-    fn cool_first(&mut self) {
-        if let Some((id, size)) = self.warm.pop_front() {
-            self.warm_bytes -= size;
-            if let Some(record) = self.map.get(&id) {
-                record.cool();
-            }
-        }
-    }
-
     /// The decision, if it is still here.
     #[must_use]
     pub fn get(&self, id: DecisionId) -> Option<Arc<DecisionRecord>> {
@@ -239,10 +290,10 @@ impl Pending {
 
     /// Forgets the decisions that `keep` refuses.
     pub fn retain(&mut self, mut keep: impl FnMut(&DecisionRecord) -> bool) {
-        // A ranking pins the cases that it saw, which may be those to be forgotten.
-        while !self.warm.is_empty() {
-            self.cool_first();
-        }
+        // A ranking pins the cases that it saw, which may be those to be forgotten; a search the newest of them.
+        self.map.values().for_each(|r| r.drop_found());
+        self.rankings = Extras::default();
+        self.searches = Extras::default();
         self.map.retain(|_, r| keep(r));
         self.order.retain(|id| self.map.contains_key(id));
         self.nbytes = self.map.values().map(|r| r.nbytes()).sum();
@@ -329,15 +380,15 @@ mod tests {
             let cold = Arc::into_inner(record(counter, 4)).unwrap();
             Arc::new(cold.with_ranking(&live, ranking.unwrap()))
         };
-        assert!(warm(0).take_ranking(&other).is_none());
+        assert!(warm(0).known(&other).ranking.is_none());
         let r = warm(0);
-        assert!(r.take_ranking(&live).is_some() && r.take_ranking(&live).is_none());
+        assert!(r.known(&live).ranking.is_some() && r.known(&live).ranking.is_none());
         let mut p = Pending::new(1000, usize::MAX);
         (0..100).for_each(|i| p.insert(warm(i)));
-        let kept = |p: &Pending| p.iter().filter(|r| r.warm_bytes() > 0).count();
-        assert_eq!((kept(&p), p.warm.len()), (WARM, WARM));
+        let kept = |p: &Pending| p.iter().filter(|r| r.ranking_bytes() > 0).count();
+        assert_eq!((kept(&p), p.rankings.order.len()), (RANKINGS.0, RANKINGS.0));
         p.retain(|_| true);
-        assert_eq!((kept(&p), p.warm_bytes, p.len()), (0, 0, 100));
+        assert_eq!((kept(&p), p.rankings.nbytes, p.len()), (0, 0, 100));
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Engine {
                 let scope = self.scope_or_new(&f.scope)?;
                 let mut ledger = scope.ledger.lock();
                 if ledger.admit(&f, record.now, &self.config) == Verdict::Learn && f.learn {
-                    self.learn_from(&scope, &ledger, &record, &f, lamport)?;
+                    self.learn_from(&scope, &ledger, &record, &f, lamport, None)?;
                 }
             }
             Event::Trace(t) => {

@@ -2,6 +2,7 @@
 
 use super::candidates::{Candidates, Scored};
 use super::counts::Counts;
+use super::found::Found;
 use super::gradient::listwise;
 use super::params::CaseParams;
 use super::probe::Probe;
@@ -31,6 +32,8 @@ pub struct CaseMemory {
     pub(super) nbytes: usize,
     pub(super) counts: Counts,
     pub(super) next_id: CaseId,
+    /// Another one whenever a case goes: while it is the same, cases were only added.
+    pub(super) lineage: Arc<()>,
     pub(super) removed: u64,
     pub(super) evicted: u64,
 }
@@ -83,6 +86,7 @@ impl CaseMemory {
             nbytes: 0,
             counts: Counts::default(),
             next_id: 0,
+            lineage: Arc::default(),
             removed: 0,
             evicted: 0,
         })
@@ -128,7 +132,14 @@ impl CaseMemory {
     pub fn probe(&self, q: &[f32]) -> Result<Probe> {
         check_dim("q", self.dim, q.len())?;
         check_finite("q", q)?;
-        Ok(Probe::new(self, q))
+        Ok(Probe::new(self, q, None))
+    }
+
+    /// The same with what an earlier search of the same request found, where that still helps.
+    pub fn probe_again(&self, q: &[f32], found: Option<&Found>) -> Result<Probe> {
+        check_dim("q", self.dim, q.len())?;
+        check_finite("q", q)?;
+        Ok(Probe::new(self, q, found))
     }
 
     /// r(d) of one item.
@@ -301,6 +312,7 @@ impl CaseMemory {
 
     fn drop_cases(&mut self, gone: impl Fn(&Case) -> bool) -> usize {
         let before = self.len;
+        self.lineage = Arc::default();
         let mut kept = Segments::new();
         for segment in std::mem::take(&mut self.segments) {
             let segment = if segment.cases.iter().any(&gone) {
@@ -354,6 +366,7 @@ impl CaseMemory {
             let segment = self.segments[s].clone();
             self.forget(&segment.cases[slot]);
             self.evicted += 1;
+            self.lineage = Arc::default();
             if segment.len() > 1 {
                 self.segments[s] = Arc::new(segment.filtered(|i| i != slot));
             } else {

@@ -21,6 +21,7 @@ mod counts;
 mod coverage;
 mod credit;
 mod evidence;
+mod found;
 mod gate;
 mod gate_params;
 #[cfg(test)]
@@ -41,6 +42,7 @@ mod tests;
 
 pub use as_new::AsNew;
 pub use candidates::{Candidates, Scored};
+pub use found::Found;
 pub use gate::{ItemGate, Looked};
 pub use gate_params::{GateMode, GateParams};
 pub use memory::{CaseMemory, CaseView, NewCase};

@@ -2,13 +2,14 @@
 
 use super::counts::{Counts, Items};
 use super::credit::Credit;
+use super::found::Found;
 use super::memory::CaseMemory;
 use super::params::CaseParams;
-use super::search::{Segments, nearest};
+use super::search::Segments;
 use super::segment::{CaseId, SEGMENT, Segment};
 use crate::item::ItemId;
 use crate::kernels;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Kernel width of the mean of similar requests that the evidence term subtracts.
 const MEAN_WIDTH: f32 = 0.1;
@@ -33,6 +34,7 @@ pub struct Probe {
     pub(super) params: CaseParams,
     segments: Segments,
     counts: Counts,
+    found: Option<Arc<Found>>,
     pub(super) near: Vec<Neighbor>,
     unit: Vec<f32>,
     /// Σ a_k g_k.
@@ -52,19 +54,22 @@ struct Mean {
 }
 
 impl Probe {
-    pub(super) fn new(memory: &CaseMemory, q: &[f32]) -> Self {
+    pub(super) fn new(memory: &CaseMemory, q: &[f32], earlier: Option<&Found>) -> Self {
         let params = memory.params;
         let mut unit = q.to_vec();
         let has_direction = kernels::normalize(&mut unit) > 0.0;
-        let hits = if has_direction {
-            nearest(memory, &unit)
-        } else {
-            Vec::new()
-        };
+        let found = has_direction.then(|| {
+            earlier
+                .and_then(|f| f.brought_up_to(memory, &unit))
+                .or_else(|| Found::new(memory, &unit))
+        });
+        let found = found.flatten().map(Arc::new);
+        let hits = found.as_ref().map_or_else(Vec::new, |f| f.hits());
         let mut probe = Self {
             params,
             segments: memory.segments.clone(),
             counts: memory.counts.clone(),
+            found,
             near: Vec::with_capacity(hits.len()),
             pull: vec![0.0; if hits.is_empty() { 0 } else { q.len() }],
             adapted: q.to_vec(),
@@ -142,6 +147,12 @@ impl Probe {
     #[must_use]
     pub fn nearest(&self) -> Option<f32> {
         self.near.first().map(|n| n.cosine)
+    }
+
+    /// What the search found; `None` without cases.
+    #[must_use]
+    pub fn found(&self) -> Option<&Arc<Found>> {
+        self.found.as_ref()
     }
 
     /// Bytes held, without the cases that it shares with the memory.

@@ -22,48 +22,93 @@ const BYTE_SCAN_FROM: usize = 3;
 const SKETCHES_FROM: usize = 24;
 /// Bits beyond the distance of the last case fetched that are still looked at: three standard deviations of a sketch. With
 /// 10,000 cases of Banking77 or CLINC150 all but .00003 of the nearest 128 are found, at 20 bits all but .0007 and .0023.
-const SLACK: i16 = 30;
+pub(super) const SLACK: i16 = 30;
 /// Cases whose vectors are asked for ahead of use.
 const AHEAD: usize = 6;
 /// Rows of byte codes asked for ahead of use.
 const CODES_AHEAD: usize = 24;
 
 /// Cases fetched by byte codes for `k` wanted ones. The codes err by about .0007 in cosine.
-fn over_fetch(k: usize) -> usize {
+pub(super) fn over_fetch(k: usize) -> usize {
     k.saturating_add(k / 4 + 16)
 }
 
-/// The nearest cases of the unit vector `q` by cosine, best first, ties to the older case.
-pub(super) fn nearest(memory: &CaseMemory, q: &[f32]) -> Vec<Hit> {
-    let k = memory.params.neighbors.min(memory.len);
+/// How a memory of a size is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Exact,
+    Codes,
+    Sketches,
+}
+
+impl Way {
+    pub(super) fn of(len: usize, fetch: usize) -> Self {
+        if len <= BYTE_SCAN_FROM.saturating_mul(fetch) {
+            Self::Exact
+        } else if len <= SKETCHES_FROM.saturating_mul(fetch) {
+            Self::Codes
+        } else {
+            Self::Sketches
+        }
+    }
+}
+
+/// The first look of a search by sketches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// Least distance within which there are enough cases.
+    pub last: i16,
+    /// Cases nearer than that: too few.
+    pub below: usize,
+    /// Cases within the slack.
+    pub near: usize,
+}
+
+/// Cases that were fetched: their keys by the last coarse score and by cosine.
+pub(super) type Fetched = Vec<(u64, u64)>;
+
+/// Fetches the cases among which the nearest ones of the unit vector `q` are.
+pub(super) fn fetch(memory: &CaseMemory, q: &[f32], k: usize) -> (Fetched, Option<Look>) {
     let fetch = over_fetch(k);
-    if memory.len <= BYTE_SCAN_FROM.saturating_mul(fetch) {
-        return exact(&memory.segments, q, k);
+    let way = Way::of(memory.len, fetch);
+    if way == Way::Exact {
+        let keys = exact(&memory.segments, q, k);
+        return (keys.into_iter().map(|key| (key, key)).collect(), None);
     }
     let mut codes = Vec::with_capacity(q.len());
     quantise(q, &mut codes);
-    let found = if memory.len > SKETCHES_FROM.saturating_mul(fetch) {
-        by_sketches(memory, q, &codes, fetch)
-    } else {
-        by_codes(&memory.segments, &codes, fetch)
+    let (found, look) = match way {
+        Way::Sketches => by_sketches(memory, q, &codes, fetch),
+        _ => (by_codes(&memory.segments, &codes, fetch), None),
     };
-    let mut top = Top::new(k);
-    let at = |hit: &Hit| {
-        let segment = &memory.segments[hit.position as usize / SEGMENT];
-        &segment.cases[hit.position as usize % SEGMENT].vectors
+    let at = |key: u64| {
+        let position = unkey(key).position as usize;
+        &memory.segments[position / SEGMENT].cases[position % SEGMENT].vectors
     };
-    for (i, hit) in found.iter().enumerate() {
+    let mut out = Vec::with_capacity(found.len() + 1);
+    for (i, coarse) in found.iter().enumerate() {
         if let Some(next) = found.get(i + AHEAD) {
             // Most of these gradients are wanted right after.
-            kernels::prefetch(at(next));
+            kernels::prefetch(at(*next));
         }
-        top.keys
-            .push(key(kernels::dot(&at(hit)[..q.len()], q), hit.position));
+        out.push((*coarse, fine(*coarse, &at(*coarse)[..q.len()], q)));
     }
-    top.take()
+    (out, look)
 }
 
-fn exact(segments: &Segments, q: &[f32], k: usize) -> Vec<Hit> {
+/// The key by cosine of a case with the request `row`.
+pub(super) fn fine(coarse: u64, row: &[f32], q: &[f32]) -> u64 {
+    key(kernels::dot(row, q), unkey(coarse).position)
+}
+
+/// The nearest `k` of the fetched ones by cosine, best first, ties to the older case.
+pub(super) fn nearest(fetched: &Fetched, k: usize) -> Vec<Hit> {
+    let mut top = Top::new(k);
+    top.keys.extend(fetched.iter().map(|f| f.1));
+    top.take().into_iter().map(unkey).collect()
+}
+
+fn exact(segments: &Segments, q: &[f32], k: usize) -> Vec<u64> {
     let mut top = Top::new(k);
     let mut scores = [0.0f32; SEGMENT];
     for (s, segment) in segments.iter().enumerate() {
@@ -78,7 +123,7 @@ fn exact(segments: &Segments, q: &[f32], k: usize) -> Vec<Hit> {
     top.take()
 }
 
-fn by_codes(segments: &Segments, codes: &[i8], fetch: usize) -> Vec<Hit> {
+fn by_codes(segments: &Segments, codes: &[i8], fetch: usize) -> Vec<u64> {
     let mut top = Top::new(fetch);
     let mut scores = [0.0f32; SEGMENT];
     for (s, segment) in segments.iter().enumerate() {
@@ -88,7 +133,7 @@ fn by_codes(segments: &Segments, codes: &[i8], fetch: usize) -> Vec<Hit> {
     top.take()
 }
 
-fn by_sketches(memory: &CaseMemory, q: &[f32], codes: &[i8], fetch: usize) -> Vec<Hit> {
+fn by_sketches(memory: &CaseMemory, q: &[f32], codes: &[i8], fetch: usize) -> (Vec<u64>, Option<Look>) {
     let segments: Vec<&Segment> = memory.segments.iter().map(|s| &**s).collect();
     let distances = distances(&segments, q);
     let last = smallest(512, |limit| kernels::count_within(&distances, limit) >= fetch);
@@ -96,7 +141,7 @@ fn by_sketches(memory: &CaseMemory, q: &[f32], codes: &[i8], fetch: usize) -> Ve
     let near = positions_within(&distances, limit);
     if 2 * near.len() > memory.len {
         // The sketches do not tell these cases apart.
-        return by_codes(&memory.segments, codes, fetch);
+        return (by_codes(&memory.segments, codes, fetch), None);
     }
     let mut ahead = near
         .iter()
@@ -119,7 +164,12 @@ fn by_sketches(memory: &CaseMemory, q: &[f32], codes: &[i8], fetch: usize) -> Ve
             top.push(*score, *position);
         }
     }
-    top.take()
+    let look = Look {
+        last,
+        below: kernels::count_within(&distances, last - 1),
+        near: near.len(),
+    };
+    (top.take(), Some(look))
 }
 
 /// Bits by which the sketch of each position differs from that of `q`; positions without a case are out of reach.
@@ -215,15 +265,15 @@ impl Top {
         }
     }
 
-    fn take(mut self) -> Vec<Hit> {
+    fn take(mut self) -> Vec<u64> {
         self.cut();
         self.keys.sort_unstable_by(|a, b| b.cmp(a));
-        self.keys.into_iter().map(unkey).collect()
+        self.keys
     }
 }
 
 /// One integer that orders by score, then by older position.
-fn key(score: f32, position: u32) -> u64 {
+pub(super) fn key(score: f32, position: u32) -> u64 {
     u64::from(score.key()) << 32 | u64::from(!position)
 }
 
@@ -236,12 +286,23 @@ fn unkey(key: u64) -> Hit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::found::Found;
     use super::super::params::CaseParams;
     use super::super::segment::{Case, Meta};
     use super::*;
     use crate::item::ItemId;
     use crate::rng::{normal, stream};
     use proptest::prelude::*;
+
+    fn case(id: u64, vectors: Vec<f32>) -> Case {
+        let meta = Meta {
+            items: [ItemId::from("a")].into(),
+            source: "click".into(),
+            user: "".into(),
+            at: 0.0,
+        };
+        Case::new(id, vectors.into(), 1.0, meta)
+    }
 
     /// Requests whose variance along axis i falls as 1/i, as that of sentence embeddings does, or (`flat`) does not.
     fn memory(n: usize, flat: bool) -> (CaseMemory, impl FnMut() -> Vec<f32>) {
@@ -255,14 +316,7 @@ mod tests {
         };
         let mut memory = CaseMemory::new(D, CaseParams::default(), 0).unwrap();
         for id in 0..n as u64 {
-            let meta = Meta {
-                items: [ItemId::from("a")].into(),
-                source: "click".into(),
-                user: "".into(),
-                at: 0.0,
-            };
-            let vectors: Vec<f32> = request().into_iter().chain(vec![0.0; D]).collect();
-            memory.append(Case::new(id, vectors.into(), 1.0, meta));
+            memory.append(case(id, request().into_iter().chain(vec![0.0; D]).collect()));
         }
         (memory, request)
     }
@@ -276,17 +330,58 @@ mod tests {
             let mut found = 0;
             for _ in 0..20 {
                 let q = request();
-                let got: Vec<u32> = nearest(&memory, &q).iter().map(|h| h.position).collect();
+                let search = |m: &CaseMemory| -> Vec<u32> {
+                    nearest(&fetch(m, &q, k).0, k)
+                        .iter()
+                        .map(|h| h.position)
+                        .collect()
+                };
+                let got = search(&memory);
                 let want: Vec<u32> = exact(&memory.segments, &q, k)
                     .iter()
-                    .map(|h| h.position)
+                    .map(|key| unkey(*key).position)
                     .collect();
                 found += got.iter().filter(|p| want.contains(p)).count();
-                let again: Vec<u32> = nearest(&memory.clone(), &q).iter().map(|h| h.position).collect();
+                let again = search(&memory.clone());
                 assert_eq!(got, again);
             }
             let recall = found as f64 / (20 * k) as f64;
             assert!(recall >= least, "{recall}");
+        }
+    }
+
+    #[test]
+    fn a_search_brought_up_to_date_is_a_new_search() {
+        let k = CaseParams::default().neighbors;
+        let fetch = over_fetch(k);
+        for n in [k, 2 * fetch, 10 * fetch, 2 * SKETCHES_FROM * fetch] {
+            let (mut memory, mut request) = memory(n, false);
+            let mut helped = 0;
+            for round in 0..40 {
+                let q = request();
+                let found = Found::new(&memory, &q).unwrap();
+                for i in 0..1 + round * 3 {
+                    let mut near = request();
+                    if i % 7 == 0 {
+                        // Some come among the nearest.
+                        kernels::axpy(3.0, &q, &mut near);
+                        kernels::normalize(&mut near);
+                    }
+                    let vectors: Vec<f32> = near.into_iter().chain(vec![0.0; q.len()]).collect();
+                    memory.append(case(1_000_000 + i as u64, vectors));
+                }
+                let keys =
+                    |f: &Found| -> Vec<u64> { f.hits().iter().map(|h| key(h.cosine, h.position)).collect() };
+                if let Some(again) = found.brought_up_to(&memory, &q) {
+                    assert_eq!(keys(&again), keys(&Found::new(&memory, &q).unwrap()));
+                    helped += 1;
+                }
+            }
+            assert!(helped > 20, "{n}: {helped} of 40");
+            let q = request();
+            let found = Found::new(&memory, &q).unwrap();
+            memory.remove(&[0]);
+            assert!(found.brought_up_to(&memory, &q).is_none());
         }
     }
 
@@ -298,7 +393,7 @@ mod tests {
             for (i, block) in scores.chunks(SEGMENT).enumerate() {
                 top.offer(block, (i * SEGMENT) as u32);
             }
-            let got: Vec<u32> = top.take().iter().map(|h| h.position).collect();
+            let got: Vec<u32> = top.take().iter().map(|key| unkey(*key).position).collect();
             let mut want: Vec<u32> = (0..scores.len() as u32).collect();
             want.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
             want.truncate(k);
