@@ -3,16 +3,16 @@
 ``python benches/python/bench_attention.py`` writes ``benches/results/attention.md``; ``--only softmax,linear`` takes some of
 the groups. Contenders take turns in one process; each is first checked against the others. numpy runs on one thread
 (``OPENBLAS_NUM_THREADS=1``); sona and torch on one and on two where the table says so. A ``torch`` that cannot be
-imported leaves its columns empty. The peak of the processor is measured with sona's own product of matrices that sit in the
-first cache level.
+imported leaves its columns empty. Memory: `bench_attention_memory.py`.
 """
 
 from __future__ import annotations
 
 import os
 
-for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import argparse
 import sys
@@ -96,14 +96,14 @@ def derived() -> list[Row]:
     """What is measured against our own dense attention, or runs on the same tiles."""
     rows = []
     n = 2048
-    q1, k1, q2, k2, v = (floats(n, 64) for _ in range(5))
+    q1, k1, q2, k2, v1 = (floats(n, 64) for _ in range(5))
     rows.append(
         Row(
             f"differential, n {n:,}",
             {
-                "sona": lambda: sa.differential_attention(q1, k1, q2, k2, v, 0.5),
-                "own flash": lambda: sa.flash_attention(q1, k1, v),
-                "numpy": lambda: peers.softmax_numpy(q1, k1, v) - np.float32(0.5) * peers.softmax_numpy(q2, k2, v),
+                "sona": lambda: sa.differential_attention(q1, k1, q2, k2, v1, 0.5),
+                "own flash": lambda: sa.flash_attention(q1, k1, v1),
+                "numpy": lambda: peers.softmax_numpy(q1, k1, v1) - np.float32(0.5) * peers.softmax_numpy(q2, k2, v1),
             },
             "≤ 1.6 × own flash",
             "own flash",
@@ -114,13 +114,13 @@ def derived() -> list[Row]:
     density = layout.mean()
     dense = np.kron(layout, np.ones((64, 64), dtype=bool))
     calls: dict[str, Callable[[], Any]] = {
-        "sona": lambda: sa.block_sparse_attention(q1, k1, v, layout, causal=False),
-        "own flash": lambda: sa.flash_attention(q1, k1, v),
+        "sona": lambda: sa.block_sparse_attention(q1, k1, v1, layout, causal=False),
+        "own flash": lambda: sa.flash_attention(q1, k1, v1),
     }
     if torch:
-        t = [torch.from_numpy(x[None]) for x in (q1, k1, v)]
+        t1 = [torch.from_numpy(x[None]) for x in (q1, k1, v1)]
         mask = torch.from_numpy(dense)
-        calls["torch"] = lambda: peers.softmax_torch(*t, mask=mask)
+        calls["torch"] = lambda: peers.softmax_torch(*t1, mask=mask)
     rows.append(Row(f"block-sparse, density {density:.2f}, n {n:,}", calls, "≤ .36 × own flash", "own flash"))
     for n in (2048, 8192):
         q, k, v = floats(n, 64), floats(n, 64), floats(n, 64)
@@ -321,15 +321,14 @@ def main() -> None:
     text = [
         "# Attention: measured",
         "",
-        "Written by `python benches/python/bench_attention.py`; contenders take turns in one process, results are compared first.",
+        "Written by `python benches/python/bench_attention.py`; contenders take turns in one process, results compared first.",
         machine(**versions) + ".",
-        "Median (10 % quantile) of one call from Python, float32, width 64 where nothing else is said, one thread; the ratio is",
-        "against the contender that the target names. On a shared machine: compare within a row.",
+        "Median (10 % quantile) of one call from Python, float32, width 64 where nothing else is said, one thread; the ratio",
+        "is against the contender that the target names. On a shared machine: compare within a row.",
         *lines,
         "",
     ]
-    memory = args.output.with_name("attention_memory.md")
-    args.output.write_text("\n".join(text) + (memory.read_text(encoding="utf-8") if memory.exists() else ""), encoding="utf-8")
+    args.output.write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

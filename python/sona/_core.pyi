@@ -51,6 +51,37 @@ def attend_vjp(
     dout: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]: ...
 
+def differential_attend(
+    first: Sequence[npt.NDArray[Any]],
+    second: Sequence[npt.NDArray[Any]],
+    v: npt.NDArray[Any],
+    maps: tuple[npt.NDArray[Any], ...] | None,
+    scale: float,
+    lam: npt.NDArray[Any],
+    rule: tuple[Any, ...],
+) -> npt.NDArray[Any]: ...
+def ball_attend(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    maps: tuple[npt.NDArray[Any], ...] | None,
+    c: float,
+    beta: float,
+    limit: float,
+    near: float,
+    rule: tuple[Any, ...],
+) -> npt.NDArray[Any]: ...
+def linear_attend(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    maps: tuple[npt.NDArray[Any], ...] | None,
+    scale: float,
+    omega: npt.NDArray[Any] | None,
+    rectify: bool,
+    eps: float,
+    causal: bool,
+) -> npt.NDArray[Any]: ...
 def selective_scan(given: Sequence[npt.NDArray[Any] | None], softplus: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]: ...
 def selective_scan_vjp(
     given: Sequence[npt.NDArray[Any] | None], softplus: bool, dy: npt.NDArray[Any], dstate: npt.NDArray[Any]

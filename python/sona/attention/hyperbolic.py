@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sona import _core
 from sona.attention._arrays import Array, check_finite_number, cotangent, quote, sum_to, weighted_sum
 from sona.attention._errors import ParameterError
 from sona.attention._results import AttentionOutput
@@ -58,11 +59,16 @@ def _softmax(logits: Array, bias: Array | None) -> Array:
     return np.asarray(e / np.where(total == 0, 1, total))
 
 
+def _near(dtype: Any) -> float:
+    """Part of the squared norms below which a squared distance has lost too many digits in the product."""
+    return 1e-4 if dtype == np.float64 else 1e-2
+
+
 def _squared_distances(q: Array, k: Array) -> Array:
     """‖q − k‖² of all pairs: by a product of matrices, and again from the difference where that lost its digits."""
     qq, kk = _rows(q)[..., :, None], _rows(k)[..., None, :]
     s = qq + kk - 2 * (q @ np.swapaxes(k, -1, -2))
-    near = s < (1e-4 if s.dtype == np.float64 else 1e-2) * (qq + kk)
+    near = s < _near(s.dtype) * (qq + kk)
     if near.any():
         *lead, i, j = np.nonzero(near)
         qs = np.broadcast_to(q, (*s.shape[:-2], *q.shape[-2:]))[(*lead, i)]
@@ -202,12 +208,22 @@ def hyperbolic_attention(
     o = _prepare(q, k, v, c, beta, offset, mask)
     if space == "tangent":
         o = o._replace(q=expmap0_in(o.q, c), k=expmap0_in(o.k, c), v=expmap0_in(o.v, c))
-    run = _ball(o, c, beta, offset, _bias(o, causal))
-    out = run.out if aggregate == "midpoint" else _frechet(run, c)
+    weights: Array | None = None
+    if aggregate == "midpoint" and not return_weights:
+        out = _midpoints(o, c, beta, with_mask(o, causal_code(causal)))
+    else:
+        run = _ball(o, c, beta, offset, _bias(o, causal))
+        out, weights = run.out if aggregate == "midpoint" else _frechet(run, c), run.weights
     if space == "tangent":
         out = logmap0_in(project_in(out, c), c)
     out = np.array(np.broadcast_to(out, o.out_shape))
-    return AttentionOutput(out, None, run.weights) if return_weights else out
+    return AttentionOutput(out, None, weights) if return_weights else out
+
+
+def _midpoints(o: Operands, c: float, beta: float, rule: tuple[Any, ...]) -> Array:
+    """What `_ball` computes, without its (n, m) arrays; the offset of the logits cancels in the weights."""
+    limit, near = clip_radius(o.q.dtype, c), _near(o.q.dtype)
+    return _core.ball_attend(o.q, o.k, o.v, o.maps, c, beta, limit, near, rule).reshape(o.out_shape)
 
 
 def _unproject(x: Array, g: Array, c: float) -> Array:
@@ -241,7 +257,8 @@ def _hyperbolic_vjp(
         raise ParameterError("vjp of hyperbolic_attention: only for space='ball' and aggregate='midpoint'")
     o = _prepare(q, k, v, c, beta, offset, mask)
     run = _ball(o, c, beta, offset, _bias(o, causal))
-    out = np.array(np.broadcast_to(run.out, o.out_shape))
+    out = run.out if return_weights else _midpoints(o, c, beta, with_mask(o, causal_code(causal)))
+    out = np.array(np.broadcast_to(out, o.out_shape))
 
     def pull(dout: Any) -> Gradients:
         d = cotangent(dout, o.out_shape, out.dtype)

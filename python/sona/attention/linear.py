@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sona.attention._arrays import Array, cotangent, floats, sum_to, weighted_sum
+from sona import _core
+from sona.attention._arrays import Array, cotangent, floats, sum_to
 from sona.attention._errors import ParameterError
 from sona.attention._softmax import causal_code, operands
 from sona.attention._unequal import unequal
@@ -159,47 +160,49 @@ class _Run:
         else:
             raise ParameterError(f"scale: expected at least 0, got {o.scale}")
         dtype = np.result_type(o.q, omega) if omega is not None else o.q.dtype
-        self.given = (o.q, o.k, o.v)
-        self.q, self.k, self.v = (
-            np.broadcast_to(x.astype(dtype, copy=False), (*o.lead, *x.shape[-2:])) for x in self.given
-        )
-        self.kernel = _Kernel(kernel, None if omega is None else omega.astype(dtype, copy=False), root, eps)
-        self.out = self._causal() if self.causal else self._all()
+        if omega is not None:
+            omega = np.ascontiguousarray(omega, dtype=dtype)
+        self.given, self.lead = (o.q, o.k, o.v), o.lead
+        q, k, v = (np.ascontiguousarray(x, dtype=dtype) for x in self.given)
+        self.operands = (q, k, v)
+        self.kernel = _Kernel(kernel, omega, root, eps)
+        rectify = kernel == "relu"
+        out = _core.linear_attend(q, k, v, o.maps, root, omega, rectify, float(eps), bool(self.causal))
+        self.out = out.reshape(o.out_shape)
 
-    def _all(self) -> Array:
+    def _save(self) -> None:
+        """What the gradients need beyond the result."""
+        self.q, self.k, self.v = (np.broadcast_to(x, (*self.lead, *x.shape[-2:])) for x in self.operands)
+        if self.causal:
+            self._prefix_sums()
+            return
         self.maps = self.kernel.maps(self.q, self.k)
         phi_q, phi_k, _ = self.maps
         self.state = np.swapaxes(phi_k, -1, -2) @ self.v
         self.total = phi_k.sum(axis=-2)
         self.norm = (phi_q @ self.total[..., None]).astype(self.q.dtype)
-        return _safe_divide(phi_q @ self.state, self.norm)
 
     def _chunks(self) -> list[slice]:
         n = self.q.shape[-2]
         return [slice(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
 
-    def _causal(self) -> Array:
+    def _prefix_sums(self) -> None:
         """Prefix sums chunk by chunk. Within a chunk the products of features are taken in full and masked."""
-        lead, n = self.q.shape[:-2], self.q.shape[-2]
-        out = np.zeros((*lead, n, self.v.shape[-1]), dtype=self.q.dtype)
+        lead, dtype = self.q.shape[:-2], self.q.dtype
         self.steps: list[tuple[Array, Array, Array, Array | None, Array]] = []
         state = total = top = None
         for part in self._chunks():
             q, k, v = self.q[..., part, :], self.k[..., part, :], self.v[..., part, :]
             weights, phi_q, phi_k, fade, new_top = self._chunk(q, k, top)
-            lower = np.tril(np.ones(weights.shape[-2:], dtype=bool))
             if state is None or total is None:
-                state = np.zeros((*lead, phi_k.shape[-1], v.shape[-1]), dtype=out.dtype)
-                total = np.zeros((*lead, phi_k.shape[-1]), dtype=out.dtype)
+                state = np.zeros((*lead, phi_k.shape[-1], v.shape[-1]), dtype=dtype)
+                total = np.zeros((*lead, phi_k.shape[-1]), dtype=dtype)
             self.steps.append((state, total, weights, fade, phi_q))
-            norm = weights.sum(axis=-1, keepdims=True) + phi_q @ total[..., None]
-            out[..., part, :] = _safe_divide(weighted_sum(weights, v, lower) + phi_q @ state, norm)
             if fade is not None:
                 state, total = state * fade[..., None], total * fade
             state = state + np.swapaxes(phi_k, -1, -2) @ v
             total = total + phi_k.sum(axis=-2)
             top = new_top
-        return out
 
     def _chunk(self, q: Array, k: Array, top: Array | None) -> tuple[Array, Array, Array, Array | None, Array | None]:
         """Masked products within a chunk, features of its queries against the past and of its keys for the future.
@@ -230,6 +233,7 @@ class _Run:
 
     def pull(self, dout: Any) -> Gradients:
         """Gradients of q, k and v."""
+        self._save()
         d = cotangent(dout, self.out.shape, self.out.dtype)
         dq, dk, dv = self._pull_causal(d) if self.causal else self._pull_all(d)
         return {

@@ -7,6 +7,7 @@ pub mod dag;
 pub mod graph;
 pub mod heads;
 pub mod hypervector;
+pub mod linear;
 pub mod rules;
 pub mod scan;
 #[cfg(test)]
@@ -14,4 +15,5 @@ mod tests;
 pub mod threads;
 pub mod tile;
 pub mod tile_vjp;
+pub mod whole;
 pub mod winners;

@@ -1,6 +1,6 @@
 //! Which keys a query sees: masks, causal order, windows with global tokens, block layouts.
 
-use super::tile::{Rule, Span};
+use super::tile::{PANEL, Rule, Span};
 use crate::kernels::real::Real;
 
 /// How queries and keys are lined up in causal order.
@@ -56,7 +56,8 @@ impl<T: Real> Rule<T> for Dense<'_, T> {
         let masked = !matches!(self.mask, Mask::None);
         let ends = queries.iter().map(|&i| self.causal.end(i, self.n, self.m));
         let (low, high) = ends.fold((usize::MAX, 0), |(low, high), e| (low.min(e), high.max(e)));
-        let low = low.min(high);
+        // Cut where the keys' panels are cut: whole registers on both sides.
+        let low = if low < high { low / PANEL * PANEL } else { high };
         if low > 0 {
             spans.push(Span {
                 start: 0,

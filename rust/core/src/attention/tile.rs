@@ -3,9 +3,7 @@
 //! FlashAttention-2 (Dao 2023, algorithm 1) with the online softmax of Milakov & Gimelshein (2018). Memory beyond the
 //! result is O(tile), whatever the number of keys.
 
-use crate::kernels::real::{
-    Mat, Real, absorb, add_scaled, exp_minus, inner, matmul, project, scale_by, transpose,
-};
+use crate::kernels::real::{Mat, Real, absorb, exp_minus, inner, matmul, project, scale_by, transpose};
 use std::ops::Range;
 
 /// Which keys a query sees, and what is added to its logits.
@@ -64,7 +62,7 @@ pub const BLOCK_K: usize = 256;
 /// Rows whose logits are made and used while they sit in the first cache level; a multiple of the product's row blocks.
 const STRIP: usize = 48;
 /// Columns of one packed panel of keys; a multiple of every register length.
-const PANEL: usize = 64;
+pub(super) const PANEL: usize = 64;
 /// With fewer queries packing the keys costs more than it saves.
 const FEW: usize = 4;
 
@@ -240,39 +238,46 @@ fn tile<T: Real, R: Rule<T> + ?Sized>(
     if s.logits.len() < room {
         s.logits.resize(room, T::ZERO);
     }
-    let mut careful = false;
-    loop {
-        out.fill(T::ZERO);
-        s.top.clear();
-        s.top.resize(n, T::NEG_INFINITY);
-        s.sum.clear();
-        s.sum.resize(n, T::ZERO);
-        for span in &spans {
-            for start in (span.start..span.end).step_by(block) {
-                let keys_of = start..(start + block).min(span.end);
-                for first in (0..n).step_by(STRIP) {
-                    let rows = first..(first + STRIP).min(n);
-                    strip(
-                        head,
-                        keys,
-                        rule,
-                        queries,
-                        rows,
-                        keys_of.clone(),
-                        span.masked,
-                        careful,
-                        out,
-                        s,
-                    );
-                }
+    out.fill(T::ZERO);
+    s.top.clear();
+    s.top.resize(n, T::NEG_INFINITY);
+    s.sum.clear();
+    s.sum.resize(n, T::ZERO);
+    let blocks = || {
+        spans.iter().flat_map(|span| {
+            let ends = move |start: usize| (start..(start + block).min(span.end), span.masked);
+            (span.start..span.end).step_by(block).map(ends)
+        })
+    };
+    for (keys_of, masked) in blocks() {
+        for first in (0..n).step_by(STRIP) {
+            let rows = first..(first + STRIP).min(n);
+            strip(
+                head,
+                keys,
+                rule,
+                queries,
+                rows,
+                keys_of.clone(),
+                masked,
+                false,
+                out,
+                s,
+            );
+        }
+    }
+    // A weight that a mask set to zero must not meet NaN or ∞ among the values: rows where one shows are done again.
+    if spans.iter().any(|x| x.masked) && !finite(out) {
+        for r in 0..n {
+            if finite(&out[r * dv..(r + 1) * dv]) {
+                continue;
+            }
+            out[r * dv..(r + 1) * dv].fill(T::ZERO);
+            (s.top[r], s.sum[r]) = (T::NEG_INFINITY, T::ZERO);
+            for (keys_of, masked) in blocks() {
+                strip(head, keys, rule, queries, r..r + 1, keys_of, masked, true, out, s);
             }
         }
-        // A weight that a mask set to zero must not meet NaN or ∞ among the values: where one shows, once more with care.
-        let masked = spans.iter().any(|x| x.masked);
-        if careful || !masked || out.iter().fold(true, |fine, x| fine & x.is_finite()) {
-            break;
-        }
-        careful = true;
     }
     s.spans = spans;
     if dv > 0 {
@@ -319,52 +324,36 @@ fn strip<T: Real, R: Rule<T> + ?Sized>(
             rule.apply(*i, start, line);
         }
     }
-    let patch = (careful && !v.iter().all(|x| x.is_finite())).then(|| Patch::new(v, dv, logits));
-    let values = patch.as_ref().map_or(v, |p| &p.values);
-    absorb(logits, &mut s.top[rows.clone()], &mut s.sum[rows], out);
-    matmul(n, w, dv, Mat::new(logits, w), Mat::new(values, dv), out, dv, true);
-    if let Some(patch) = &patch {
-        patch.spread(logits, v, dv, out);
-    }
+    let (top, sum) = (&mut s.top[rows.clone()], &mut s.sum[rows]);
+    let clean;
+    let v = if careful {
+        clean = seen(logits, v, dv);
+        &clean
+    } else {
+        v
+    };
+    absorb(logits, top, sum, out);
+    matmul(n, w, dv, Mat::new(logits, w), Mat::new(v, dv), out, dv, true);
 }
 
-/// Values of one block of keys of which some are not finite. A weight that a mask set to zero must not meet them, for 0·NaN is
-/// NaN: they are blanked in the product of matrices, which so gives other rows the same bits as ever, and then added to the
-/// rows that see them.
-struct Patch<T> {
-    values: Vec<T>,
-    /// Keys whose values are blanked.
-    bad: Vec<usize>,
-    /// For each row and each blanked key: the row sees it.
-    seen: Vec<bool>,
+/// No value is NaN or infinite. Without an early exit: that is what vectorises.
+pub(super) fn finite<T: Real>(x: &[T]) -> bool {
+    x.iter().fold(true, |fine, x| fine & x.is_finite())
 }
 
-impl<T: Real> Patch<T> {
-    fn new(v: &[T], dv: usize, logits: &[T]) -> Self {
-        let (mut values, mut bad) = (v.to_vec(), Vec::new());
-        for (j, row) in values.chunks_exact_mut(dv).enumerate() {
-            if !row.iter().all(|x| x.is_finite()) {
-                row.fill(T::ZERO);
-                bad.push(j);
-            }
-        }
-        let lines = logits.chunks_exact(v.len() / dv);
-        let seen = lines
-            .flat_map(|line| bad.iter().map(|&j| line[j] != T::NEG_INFINITY))
-            .collect();
-        Self { values, bad, seen }
-    }
-
-    fn spread(&self, weights: &[T], v: &[T], dv: usize, out: &mut [T]) {
-        let mut seen = self.seen.iter();
-        for (line, row) in weights.chunks_exact(v.len() / dv).zip(out.chunks_exact_mut(dv)) {
-            for &j in &self.bad {
-                if seen.next() == Some(&true) {
-                    add_scaled(line[j], &v[j * dv..(j + 1) * dv], row);
-                }
-            }
+/// The values of the keys that one query sees, zeros for the others: the same bits in sums, and no 0·NaN.
+pub(super) fn seen<T: Real>(logits: &[T], v: &[T], dv: usize) -> Vec<T> {
+    let mut out = v.to_vec();
+    if dv > 0 {
+        for (row, _) in out
+            .chunks_exact_mut(dv)
+            .zip(logits)
+            .filter(|(_, x)| **x == T::NEG_INFINITY)
+        {
+            row.fill(T::ZERO);
         }
     }
+    out
 }
 
 /// softmax weights of the queries, (n, m), from their `lse`.

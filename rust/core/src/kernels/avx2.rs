@@ -148,6 +148,15 @@ impl Simd for F32x8 {
             Self(_mm256_permute2f128_ps::<0x31>(lo, hi)),
         )
     }
+    #[inline(always)]
+    unsafe fn exponent(self) -> Self {
+        let e = _mm256_srli_epi32::<23>(_mm256_castps_si256(self.0));
+        Self(_mm256_sub_ps(_mm256_cvtepi32_ps(e), _mm256_set1_ps(127.0)))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(_mm256_sqrt_ps(self.0))
+    }
 }
 
 impl Lanes for F32x8 {

@@ -124,6 +124,14 @@ impl Simd for F32x16 {
             Self(_mm512_permutex2var_ps(self.0, hi, o.0)),
         )
     }
+    #[inline(always)]
+    unsafe fn exponent(self) -> Self {
+        Self(_mm512_getexp_ps(self.0))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(_mm512_sqrt_ps(self.0))
+    }
 }
 
 impl Lanes for F32x16 {

@@ -114,6 +114,18 @@ impl Simd for F64x4 {
             Self(_mm256_permute2f128_pd::<0x31>(lo, hi)),
         )
     }
+    #[inline(always)]
+    unsafe fn exponent(self) -> Self {
+        // 2⁵² + e has e in its lowest bits.
+        let magic = _mm256_set1_pd(4_503_599_627_370_496.0);
+        let e = _mm256_srli_epi64::<52>(_mm256_castpd_si256(self.0));
+        let e = _mm256_castsi256_pd(_mm256_or_si256(e, _mm256_castpd_si256(magic)));
+        Self(_mm256_sub_pd(e, _mm256_set1_pd(4_503_599_627_370_496.0 + 1023.0)))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(_mm256_sqrt_pd(self.0))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -214,5 +226,13 @@ impl Simd for F64x8 {
             Self(_mm512_permutex2var_pd(self.0, lo, o.0)),
             Self(_mm512_permutex2var_pd(self.0, hi, o.0)),
         )
+    }
+    #[inline(always)]
+    unsafe fn exponent(self) -> Self {
+        Self(_mm512_getexp_pd(self.0))
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(_mm512_sqrt_pd(self.0))
     }
 }

@@ -138,21 +138,34 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512vpopcntdq")]
     pub(super) fn hamming_avx512(a: &[u64], b: &[u64]) -> u32 {
         let mut sums = [_mm512_setzero_si512(); 4];
-        let (wide_a, rest_a) = a.as_chunks::<8>();
-        let (wide_b, rest_b) = b.as_chunks::<8>();
-        for (i, (x, y)) in wide_a.iter().zip(wide_b).enumerate() {
-            // SAFETY: both are 64 readable bytes; the load needs no alignment.
+        let (wide_a, rest_a) = a.as_chunks::<32>();
+        let (wide_b, rest_b) = b.as_chunks::<32>();
+        for (x, y) in wide_a.iter().zip(wide_b) {
+            // A fixed number of sums, so that they stay in registers.
+            for (j, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: 64 readable bytes of each; the load needs no alignment.
+                let (x, y) = unsafe {
+                    (
+                        _mm512_loadu_si512(x.as_ptr().add(8 * j).cast()),
+                        _mm512_loadu_si512(y.as_ptr().add(8 * j).cast()),
+                    )
+                };
+                *sum = _mm512_add_epi64(*sum, _mm512_popcnt_epi64(_mm512_xor_si512(x, y)));
+            }
+        }
+        for (x, y) in rest_a.chunks(8).zip(rest_b.chunks(8)) {
+            let mask = ((1u32 << x.len()) - 1) as __mmask8;
+            // SAFETY: the mask covers the words of the two chunks, which are of equal length.
             let (x, y) = unsafe {
                 (
-                    _mm512_loadu_si512(x.as_ptr().cast()),
-                    _mm512_loadu_si512(y.as_ptr().cast()),
+                    _mm512_maskz_loadu_epi64(mask, x.as_ptr().cast()),
+                    _mm512_maskz_loadu_epi64(mask, y.as_ptr().cast()),
                 )
             };
-            sums[i % 4] = _mm512_add_epi64(sums[i % 4], _mm512_popcnt_epi64(_mm512_xor_si512(x, y)));
+            sums[0] = _mm512_add_epi64(sums[0], _mm512_popcnt_epi64(_mm512_xor_si512(x, y)));
         }
         let low = _mm512_add_epi64(sums[0], sums[1]);
-        let total = _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_add_epi64(sums[2], sums[3])));
-        total as u32 + hamming_scalar(rest_a, rest_b)
+        _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_add_epi64(sums[2], sums[3]))) as u32
     }
 
     #[target_feature(enable = "avx2")]

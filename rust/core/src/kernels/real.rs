@@ -26,8 +26,14 @@ pub trait Real:
     const NEG_INFINITY: Self;
     /// Rounds to this precision.
     fn of(x: f64) -> Self;
+    /// The kernels of a tier that this processor can run.
     #[doc(hidden)]
-    fn kernels() -> &'static RealTable<Self>;
+    fn kernels_of(tier: Tier) -> &'static RealTable<Self>;
+    #[doc(hidden)]
+    #[inline]
+    fn kernels() -> &'static RealTable<Self> {
+        Self::kernels_of(tier())
+    }
 }
 
 mod private {
@@ -60,6 +66,8 @@ pub struct RealTable<T> {
     pub(super) weighted: unsafe fn(Near<'_, T>, &[T], &mut [T]),
     pub(super) products: unsafe fn(Near<'_, T>, &[T], &mut [T]),
     pub(super) scores: unsafe fn(Near<'_, T>, &[T], &[T], T, &mut [T]),
+    pub(super) elu_plus_one: unsafe fn(&mut [T]),
+    pub(super) arcosh: unsafe fn(&mut [T], T),
 }
 
 macro_rules! table {
@@ -153,6 +161,16 @@ macro_rules! table {
                 // SAFETY: the caller has checked sizes and numbers.
                 unsafe { neighbours::scores::<$lanes>(x, own, att, slope, out) }
             }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn elu_plus_one(x: &mut [$t]) {
+                // SAFETY: the slice's own length.
+                unsafe { recurrence::elu_plus_one::<$lanes>(x.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn arcosh(x: &mut [$t], p: $t) {
+                // SAFETY: the slice's own length.
+                unsafe { recurrence::arcosh::<$lanes>(x.as_mut_ptr(), x.len(), p) }
+            }
             pub(super) static TABLE: RealTable<$t> = RealTable {
                 multiply,
                 largest,
@@ -171,6 +189,8 @@ macro_rules! table {
                 weighted,
                 products,
                 scores,
+                elu_plus_one,
+                arcosh,
             };
         }
     };
@@ -213,8 +233,8 @@ macro_rules! real {
                 x as Self
             }
             #[inline]
-            fn kernels() -> &'static RealTable<Self> {
-                match tier() {
+            fn kernels_of(tier: Tier) -> &'static RealTable<Self> {
+                match tier {
                     #[cfg(target_arch = "x86_64")]
                     Tier::Avx2 => &$avx2::TABLE,
                     #[cfg(target_arch = "x86_64")]
@@ -440,4 +460,16 @@ pub fn gate_silu<T: Real>(y: &mut [T], z: &[T]) {
     assert_eq!(y.len(), z.len(), "gate_silu: lengths differ");
     // SAFETY: equal lengths; the table is this processor's.
     unsafe { (T::kernels().gate_silu)(y, z) }
+}
+
+/// x ← elu(x) + 1: x + 1 above 0, e^x below.
+pub fn elu_plus_one<T: Real>(x: &mut [T]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().elu_plus_one)(x) }
+}
+
+/// x ← −p·arcosh(1 + x) for x ≥ 0, without cancellation near 0.
+pub fn arcosh_times<T: Real>(x: &mut [T], p: T) {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().arcosh)(x, p) }
 }

@@ -134,3 +134,46 @@ pub(super) unsafe fn gate_silu<V: Simd>(y: *mut V::E, z: *const V::E, n: usize) 
         at += part;
     }
 }
+
+/// x ← elu(x) + 1: x + 1 above 0, e^x below.
+#[inline(always)]
+pub(super) unsafe fn elu_plus_one<V: Simd>(x: *mut V::E, n: usize) {
+    let zero = V::splat(V::E::ZERO);
+    let mut at = 0;
+    while at < n {
+        let part = V::N.min(n - at);
+        let v: V = get(x.add(at), part);
+        // The order keeps NaN.
+        put(zero.max(v).add(zero.min(v).decay()), x.add(at), part);
+        at += part;
+    }
+}
+
+/// x ← −p·arcosh(1 + x) for x ≥ 0, arcosh(1 + x) = ln(1 + y) with y = x + √(x(x + 2)), nowhere with cancellation.
+///
+/// With e = ⌊log₂(1 + y)⌋: ln(1 + y) = e·ln 2 + ln(1 + r), r = y·2^{−e} − (1 − 2^{−e}) in 0..1, the logarithm by the series of
+/// [`softplus`].
+#[inline(always)]
+pub(super) unsafe fn arcosh<V: Simd>(x: *mut V::E, n: usize, p: V::E) {
+    let (zero, one, two) = (V::splat(V::E::ZERO), V::splat(V::E::ONE), V::splat(V::E::of(2.0)));
+    let (p, ln2) = (V::splat(-p), V::splat(V::E::of(std::f64::consts::LN_2)));
+    let terms: usize = if size_of::<V::E>() == 4 { 8 } else { 17 };
+    let mut at = 0;
+    while at < n {
+        let part = V::N.min(n - at);
+        let v: V = get(x.add(at), part);
+        let y = v.add(v.mul(v.add(two)).sqrt());
+        let e = one.add(y).exponent();
+        let scale = one.pow2(zero.sub(e));
+        let r = y.fma(scale, scale.sub(one));
+        let s = r.div(two.add(r));
+        let square = s.mul(s);
+        let mut sum = V::splat(V::E::of(1.0 / (2 * terms - 1) as f64));
+        for k in (1..terms).rev() {
+            sum = sum.fma(square, V::splat(V::E::of(1.0 / (2 * k - 1) as f64)));
+        }
+        let log = e.fma(ln2, two.mul(s).mul(sum));
+        put(p.mul(log), x.add(at), part);
+        at += part;
+    }
+}

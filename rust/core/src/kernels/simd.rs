@@ -38,6 +38,9 @@ pub(super) trait Simd: Copy {
     unsafe fn pow2(self, n: Self) -> Self;
     /// `self * a + b`, rounded once where the processor can.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    unsafe fn sqrt(self) -> Self;
+    /// ⌊log₂ self⌋ of positive normal numbers, as a number.
+    unsafe fn exponent(self) -> Self;
     /// e^self; NaN stays NaN.
     unsafe fn exp(self) -> Self;
     /// e^self for self ≤ 0, to a few units in the last place; −∞ gives 0, NaN stays NaN.
@@ -122,6 +125,14 @@ macro_rules! one {
             #[inline(always)]
             unsafe fn exp(self) -> Self {
                 $exp(self)
+            }
+            #[inline(always)]
+            unsafe fn sqrt(self) -> Self {
+                Self(self.0.sqrt())
+            }
+            #[inline(always)]
+            unsafe fn exponent(self) -> Self {
+                Self((self.0.to_bits() >> $mantissa) as $t - $bias as $t)
             }
             #[inline(always)]
             unsafe fn decay(self) -> Self {

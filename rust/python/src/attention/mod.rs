@@ -3,9 +3,11 @@
 mod dag;
 mod graph;
 mod hypervector;
+mod linear;
 mod operands;
 mod scan;
 mod softmax;
+mod whole;
 mod winners;
 
 use pyo3::prelude::*;
@@ -18,10 +20,13 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(softmax::attend_vjp, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::attention_threads, m)?)?;
     m.add_function(wrap_pyfunction!(softmax::set_attention_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(linear::linear_attend, m)?)?;
     m.add_function(wrap_pyfunction!(scan::selective_scan, m)?)?;
     m.add_function(wrap_pyfunction!(scan::selective_scan_vjp, m)?)?;
     m.add_function(wrap_pyfunction!(scan::ssd, m)?)?;
     m.add_function(wrap_pyfunction!(scan::ssd_vjp, m)?)?;
+    m.add_function(wrap_pyfunction!(whole::differential_attend, m)?)?;
+    m.add_function(wrap_pyfunction!(whole::ball_attend, m)?)?;
     m.add_function(wrap_pyfunction!(winners::winners, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_pack, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_unpack, m)?)?;

@@ -31,7 +31,7 @@ fn causal(code: u8) -> Causal {
 }
 
 /// A rule with its arrays, owned or borrowed.
-enum RuleData<'a, T: Clone> {
+pub(super) enum RuleData<'a, T: Clone> {
     Dense {
         causal: Causal,
         mask: MaskData<'a, T>,
@@ -48,21 +48,21 @@ enum RuleData<'a, T: Clone> {
     },
 }
 
-enum MaskData<'a, T: Clone> {
+pub(super) enum MaskData<'a, T: Clone> {
     None,
     Bool(Cow<'a, [bool]>),
     Float(Cow<'a, [T]>),
 }
 
 /// The arrays that a rule borrows from.
-enum RuleArrays<'py, T: numpy::Element> {
+pub(super) enum RuleArrays<'py, T: numpy::Element> {
     None,
     Bool(Operand<'py, bool>),
     Float(Operand<'py, T>),
 }
 
 impl<'py, T: Float> RuleArrays<'py, T> {
-    fn new(rule: &Bound<'py, PyTuple>) -> PyResult<Self> {
+    pub(super) fn new(rule: &Bound<'py, PyTuple>) -> PyResult<Self> {
         if rule.len() < 3 {
             return Ok(Self::None);
         }
@@ -79,7 +79,7 @@ impl<'py, T: Float> RuleArrays<'py, T> {
 
 /// `("dense", causal)` or `("dense", causal, mask, mask_of, strides)`; `("local", (window, causal), global)`;
 /// `("blocks", (block, causal), layout, layout_of)`.
-fn parse<'a, T: Float>(
+pub(super) fn parse<'a, T: Float>(
     rule: &Bound<'_, PyTuple>,
     arrays: &'a RuleArrays<'_, T>,
     n: usize,
@@ -131,7 +131,7 @@ fn parse<'a, T: Float>(
 }
 
 impl<T: Float> RuleData<'_, T> {
-    fn dense(&self, b: usize, n: usize, m: usize) -> Dense<'_, T> {
+    pub(super) fn dense(&self, b: usize, n: usize, m: usize) -> Dense<'_, T> {
         let Self::Dense {
             causal,
             mask,
@@ -184,17 +184,17 @@ impl<T: Float> RuleData<'_, T> {
 }
 
 /// Operands of a call, borrowed or copied.
-struct Call<'a, T: Clone> {
+pub(super) struct Call<'a, T: Clone> {
     q: Cow<'a, [T]>,
     k: Cow<'a, [T]>,
     v: Cow<'a, [T]>,
     maps: [Vec<usize>; 3],
-    size: [usize; 4],
+    pub(super) size: [usize; 4],
     scale: T,
 }
 
 impl<T: Float> Call<'_, T> {
-    fn heads(&self) -> Heads<'_, T> {
+    pub(super) fn heads(&self) -> Heads<'_, T> {
         let [n, m, d, dv] = self.size;
         Heads {
             q: &self.q,
@@ -215,16 +215,17 @@ impl<T: Float> Call<'_, T> {
 /// With fewer queries the copy of keys and values would cost as much as the attention itself: the GIL stays held.
 const COPY_FROM: usize = 16;
 /// Multiply-adds (about 50 µs) below which releasing the GIL is not worth it.
-const DETACH_FROM: usize = 1_500_000;
+pub(super) const DETACH_FROM: usize = 1_500_000;
 
-struct Arrays<'py, T: numpy::Element> {
+/// Queries, keys and values of a call.
+pub(super) struct Arrays<'py, T: numpy::Element> {
     q: Operand<'py, T>,
     k: Operand<'py, T>,
     v: Operand<'py, T>,
 }
 
 impl<'py, T: Float> Arrays<'py, T> {
-    fn new(qkv: [&Bound<'py, PyAny>; 3]) -> PyResult<Self> {
+    pub(super) fn new(qkv: [&Bound<'py, PyAny>; 3]) -> PyResult<Self> {
         Ok(Self {
             q: Operand::new(qkv[0])?,
             k: Operand::new(qkv[1])?,
@@ -232,11 +233,16 @@ impl<'py, T: Float> Arrays<'py, T> {
         })
     }
 
-    fn size(&self) -> [usize; 4] {
+    pub(super) fn size(&self) -> [usize; 4] {
         [self.q.axis(1), self.k.axis(1), self.q.axis(0), self.v.axis(0)]
     }
 
-    fn call(&self, maps: Option<&Bound<'_, PyTuple>>, scale: f64, copy: bool) -> PyResult<Call<'_, T>> {
+    pub(super) fn call(
+        &self,
+        maps: Option<&Bound<'_, PyTuple>>,
+        scale: f64,
+        copy: bool,
+    ) -> PyResult<Call<'_, T>> {
         let stored = |a: &Operand<'_, T>| a.shape()[..a.shape().len() - 2].iter().product::<usize>();
         let maps = match maps {
             None => [

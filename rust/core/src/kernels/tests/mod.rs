@@ -5,6 +5,7 @@ mod dense;
 mod extremes;
 mod low_rank;
 mod numbers;
+mod real;
 mod search;
 
 use super::tier::Table;
