@@ -416,7 +416,7 @@ fn plain<'py, T: Float>(
     let lead = |x: &Operand<'_, T>| x.shape()[..x.shape().len() - 2].to_vec();
     let fits = d == dk && m == mv && lead(q) == lead(k) && lead(q) == lead(v);
     let scale = scale.unwrap_or(1.0 / (*d.max(&1) as f64).sqrt());
-    if !fits || !scale.is_finite() || !(q.is_plain() && k.is_plain() && v.is_plain()) {
+    if !(fits && scale.is_finite() && [q, k, v].iter().all(|x| x.is_plain())) {
         return Ok(None);
     }
     let detach = arrays.detach(None);
