@@ -128,11 +128,11 @@ fn exponentials_match_float64() {
 }
 
 fn activations<T: Real>() {
-    type Kernel<T> = unsafe fn(&mut [T]);
+    type Case<'a, T> = (&'a str, unsafe fn(&mut [T]), &'a dyn Fn(f64) -> f64);
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let elu = |x: f64| if x > 0.0 { x + 1.0 } else { x.exp() };
     each::<T>(|t, unit| {
-        let cases: [(&str, Kernel<T>, &dyn Fn(f64) -> f64); 2] = [
+        let cases: [Case<'_, T>; 2] = [
             ("softplus", t.softplus, &softplus),
             ("elu + 1", t.elu_plus_one, &elu),
         ];

@@ -95,7 +95,10 @@ fn score(
 #[pymethods]
 impl ItemGate {
     #[new]
-    #[pyo3(signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=false, start=(0.0, 0.0), full_coverage=0.0))]
+    #[pyo3(
+        signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=false, start=(0.0, 0.0), full_coverage=0.0),
+        text_signature = "(*, mode='evidence', nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=False, start=(0.0, 0.0), full_coverage=0.0)"
+    )]
     #[expect(clippy::too_many_arguments, reason = "the public call")]
     fn new(
         mode: &str,
