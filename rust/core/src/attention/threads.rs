@@ -21,8 +21,9 @@ pub fn set(n: usize) {
     LIMIT.store(n.max(1), Ordering::Relaxed);
 }
 
-/// Multiply-adds below which a second thread costs more than it brings (about 30 µs to start one).
-const WORTH: usize = 4_000_000;
+/// Multiply-adds per thread below which another one costs more than it brings: starting one takes 100 to 200 µs where this was
+/// measured, and these are about 250 µs of work.
+const WORTH: usize = 16_000_000;
 
 /// Threads for `pieces` pieces of `cost` multiply-adds in all.
 #[must_use]
