@@ -291,7 +291,7 @@ def test_threads_change_no_bit(dtype):
     before = get_num_threads()
     rng = np.random.default_rng(2)
     n = 3000
-    edges = rng.integers(n, size=(2, 40_000))
+    edges = rng.integers(n, size=(2, 300_000))
     x, w, att = (rng.normal(size=s).astype(dtype) for s in ((n, 64), (64, 64), (4, 16)))
     try:
         results = []
