@@ -21,8 +21,8 @@ pub fn set(n: usize) {
     LIMIT.store(n.max(1), Ordering::Relaxed);
 }
 
-/// Multiply-adds per thread below which another one costs more than it brings: starting one takes 100 to 200 µs where this was
-/// measured, and these are about 250 µs of work.
+/// Multiply-adds per thread below which another one costs more than it brings: with 5 million,
+/// eight heads of 100 tokens were slower on two threads than on one (`benches/python/bench_attention.py`).
 const WORTH: usize = 16_000_000;
 
 /// Threads for `pieces` pieces of `cost` multiply-adds in all.

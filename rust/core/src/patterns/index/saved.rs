@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 const KIND: codec::Kind = codec::Kind {
     tag: *b"VIDX",
-    version: 1,
+    version: 2,
 };
 
 #[derive(Serialize, Deserialize)]
