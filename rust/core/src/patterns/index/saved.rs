@@ -8,7 +8,7 @@ use crate::codec;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-const KIND: codec::Kind = codec::Kind {
+pub(super) const KIND: codec::Kind = codec::Kind {
     tag: *b"VIDX",
     version: 2,
 };

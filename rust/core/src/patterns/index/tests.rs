@@ -330,10 +330,7 @@ fn saved_state_continues_bit_for_bit() {
 
 #[test]
 fn damaged_state_is_refused_or_harmless() {
-    let kind = codec::Kind {
-        tag: *b"VIDX",
-        version: 1,
-    };
+    let kind = super::saved::KIND;
     let p = params(3, Kind::Hnsw, Metric::Euclidean, Precision::Int8);
     let index = index(p);
     index
