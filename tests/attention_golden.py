@@ -43,9 +43,7 @@ def check_critical_path(result: Any, edges: np.ndarray, cost: np.ndarray) -> Non
     np.testing.assert_allclose(sum(cost[v] for v in path), result.extras["makespan"], rtol=1e-12)
 
 
-def check_placement(
-    result: Any, edges: np.ndarray, edge_cost: np.ndarray, cost_a: np.ndarray, cost_b: np.ndarray
-) -> None:
+def check_placement(result: Any, edges: np.ndarray, edge_cost: np.ndarray, cost_a: np.ndarray, cost_b: np.ndarray) -> None:
     """The placement costs what it says."""
     site = np.asarray(result.site)
     crossing = sum(c for (u, v), c in zip(edges, edge_cost, strict=True) if site[u] != site[v])
@@ -69,9 +67,7 @@ class Case:
     def __init__(self, arrays: dict[str, np.ndarray], params: dict[str, Any], *, single: bool) -> None:
         self.params, self.single = params, single
         self.want = arrays
-        self.arrays = {
-            k: v.astype(np.float32) if single and v.dtype == np.float64 else v for k, v in arrays.items()
-        }
+        self.arrays = {k: v.astype(np.float32) if single and v.dtype == np.float64 else v for k, v in arrays.items()}
         self.kept: dict[str, Any] = {}
 
     def value(self, x: Any) -> Any:

@@ -157,9 +157,7 @@ def test_codes_measure_angles():
     got = at.hdc_similarity(codes[:1], codes, dim=DIM)[0]
     np.testing.assert_allclose(got, 1 - 2 * angles / np.pi, atol=5 / DIM**0.5)
     projection = np.random.default_rng(0).normal(size=(70, 2))
-    np.testing.assert_array_equal(
-        at.hdc_unpack(at.hdc_encode(x, dim=70, projection=projection), dim=70), x @ projection.T > 0
-    )
+    np.testing.assert_array_equal(at.hdc_unpack(at.hdc_encode(x, dim=70, projection=projection), dim=70), x @ projection.T > 0)
 
 
 def test_hypervector_attention():

@@ -19,9 +19,7 @@ EXACT = ["auto", "lloyd", "hamerly"]
 
 def blobs(n, d, k, noise, seed):
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(k, d))[rng.integers(k, size=n)] + noise * rng.normal(size=(n, d))).astype(
-        np.float32
-    )
+    return (rng.normal(size=(k, d))[rng.integers(k, size=n)] + noise * rng.normal(size=(n, d))).astype(np.float32)
 
 
 def law_of_sequences(x, weights, k):
@@ -72,9 +70,7 @@ def test_seeding_has_the_law_of_scikit_learn_one_trial():
 
 @pytest.mark.parametrize("algorithm", EXACT)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(
-    ("n", "d", "k", "noise"), [(300, 4, 3, 0.1), (1000, 20, 12, 0.6), (777, 65, 30, 1.5)]
-)
+@pytest.mark.parametrize(("n", "d", "k", "noise"), [(300, 4, 3, 0.1), (1000, 20, 12, 0.6), (777, 65, 30, 1.5)])
 def test_same_init_gives_the_result_of_scikit_learn(algorithm, weighted, n, d, k, noise):
     x = blobs(n, d, k, noise, seed=n + d)
     weights = np.random.default_rng(0).random(n).astype(np.float32) + 0.1 if weighted else None
@@ -140,9 +136,7 @@ def test_mini_batches_come_near_the_exact_result():
     assert len(mini.labels) == len(x)
 
 
-rows = st.integers(2, 40).flatmap(
-    lambda n: st.lists(st.tuples(*[st.integers(-8, 8)] * 2), min_size=n, max_size=n)
-)
+rows = st.integers(2, 40).flatmap(lambda n: st.lists(st.tuples(*[st.integers(-8, 8)] * 2), min_size=n, max_size=n))
 
 
 @settings(max_examples=150, deadline=None)

@@ -249,9 +249,7 @@ def test_a_second_writer_is_refused_in_this_and_in_another_process(tmp_path):
     with EventLog(tmp_path / "log") as log:
         with pytest.raises(StoreError, match="another writer"):
             EventLog(tmp_path / "log")
-        other = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True, check=False
-        )
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True, check=False)
         assert "another writer" in other.stderr
         log.append(b"a")
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], check=True)

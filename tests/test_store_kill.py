@@ -44,9 +44,7 @@ def test_no_acknowledged_record_is_lost_in_many_kills(tmp_path):
     acknowledged = -1
     for kill in range(KILLS):
         fsync = ("group", "always", "none")[kill % 3]
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path), str(kill), fsync], stdout=subprocess.PIPE
-        )
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path), str(kill), fsync], stdout=subprocess.PIPE)
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         time.sleep(rng.random() * 0.1)

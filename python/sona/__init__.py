@@ -33,7 +33,8 @@ from sona.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from sona.loops import InstantLoop
+    from sona.continual import EwcConfig, EwcPlusPlus
+    from sona.loops import BackgroundLoop, InstantLoop, LoopCoordinator
     from sona.lora import AdapterPool, BaseLoRA, MicroLoRA
     from sona.patterns import CaseMemory, ItemGate, LearnedPattern, ReasoningBank, VectorIndex, kmeans
     from sona.trajectory import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterPool",
+    "BackgroundLoop",
     "BaseLoRA",
     "CapacityError",
     "CaseMemory",
@@ -57,12 +59,15 @@ __all__ = [
     "Decision",
     "DimensionMismatch",
     "EconomyError",
+    "EwcConfig",
+    "EwcPlusPlus",
     "GovernanceError",
     "InstantLoop",
     "ItemGate",
     "LearnedPattern",
     "LearningError",
     "LearningSignal",
+    "LoopCoordinator",
     "MicroLoRA",
     "NotFiniteError",
     "QueryTrajectory",
@@ -86,8 +91,9 @@ __all__ = [
 # Where the names live that are loaded on first use, so that importing the package stays cheap.
 _ROOMS = {
     "attention": (),
+    "continual": ("EwcConfig", "EwcPlusPlus"),
     "dreams": (),
-    "loops": ("InstantLoop",),
+    "loops": ("BackgroundLoop", "InstantLoop", "LoopCoordinator"),
     "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA"),
     "patterns": ("CaseMemory", "ItemGate", "LearnedPattern", "ReasoningBank", "VectorIndex", "kmeans"),
     "store": (),

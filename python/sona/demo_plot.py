@@ -67,13 +67,9 @@ def _curve(ax: Any, result: DemoResult) -> None:
     for name, mask in masks.items():
         colour = _COLOURS[name]
         start = result.frozen.figures[mask, column].mean()
-        runs = np.array(
-            [[start, *(s.figures[mask, column].mean() for s in run.curve)] for run in result.clean]
-        )
+        runs = np.array([[start, *(s.figures[mask, column].mean() for s in run.curve)] for run in result.clean])
         ax.fill_between(clicks, runs.min(axis=0), runs.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-        ax.plot(
-            clicks, runs.mean(axis=0), "o-", color=colour, markersize=4, label=f"{name} ({int(mask.sum())})"
-        )
+        ax.plot(clicks, runs.mean(axis=0), "o-", color=colour, markersize=4, label=f"{name} ({int(mask.sum())})")
         ax.axhline(start, color=colour, linestyle=":", linewidth=1)
     wrong = np.concatenate([[0], np.mean([run.clicks for run in result.noisy], axis=0)])
     start = result.frozen.figures[:, column].mean()
@@ -129,9 +125,7 @@ def _latency(ax: Any, result: DemoResult) -> None:
         ax.plot(p50, place, "o", color="#263238", markersize=7, label="p50" if place == 0 else None)
         ax.plot(p99, place, "|", color="#263238", markersize=14, label="p99" if place == 0 else None)
         for value in (p50, p99):
-            ax.annotate(
-                f"{value:,.0f}", (value, place), (0, 9), textcoords="offset points", fontsize=8, ha="center"
-            )
+            ax.annotate(f"{value:,.0f}", (value, place), (0, 9), textcoords="offset points", fontsize=8, ha="center")
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

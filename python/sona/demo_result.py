@@ -156,9 +156,7 @@ def table(result: DemoResult) -> str:
     for row in result.rows:
         first = row.metric == METRICS[0]
         group, count = (row.group, str(row.questions)) if first else ("", "")
-        lines.append(
-            f"{group:<18}{row.metric:<9}{count:>5}  {row.frozen!s:<22}{row.learned!s:<22}{_signed(row.lift)}"
-        )
+        lines.append(f"{group:<18}{row.metric:<9}{count:>5}  {row.frozen!s:<22}{row.learned!s:<22}{_signed(row.lift)}")
     lines += [
         "",
         "seen: an answer could be clicked in training; unseen: none could",
@@ -170,8 +168,7 @@ def table(result: DemoResult) -> str:
         lines.append(f"{name + notes[name]:<34}{p50:>6.0f} µs{p99:>8.0f} µs")
     says = {
         "lift above zero": f"lift of nDCG@10 {_signed(result.lift)}",
-        "harm within budget": f"loss of nDCG@10 on unseen answers {result.harm:+.3f}, "
-        f"budget {result.harm_budget:.3f}",
+        "harm within budget": f"loss of nDCG@10 on unseen answers {result.harm:+.3f}, budget {result.harm_budget:.3f}",
         "rollback equals frozen": "rolled back, every score equals the untrained one bit for bit",
     }
     lines += [

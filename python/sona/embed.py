@@ -75,9 +75,7 @@ class TfidfSvdEmbedder:
     IDF_POWER = 2.0
     GRAM_WEIGHT = 0.3
 
-    def __init__(
-        self, vocabulary: Sequence[str], projection: NDArray[np.float32], weights: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, vocabulary: Sequence[str], projection: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         self._ids = {feature: i for i, feature in enumerate(vocabulary)}
         self._projection = projection
         self._weights = weights
@@ -100,9 +98,7 @@ class TfidfSvdEmbedder:
         return f"TfidfSvdEmbedder(dim={self.dim}, features={len(self._ids)})"
 
     @classmethod
-    def fit(
-        cls, texts: Sequence[str], *, dim: int = 256, seed: int = 0, min_df: int | None = None
-    ) -> TfidfSvdEmbedder:
+    def fit(cls, texts: Sequence[str], *, dim: int = 256, seed: int = 0, min_df: int | None = None) -> TfidfSvdEmbedder:
         """Learn vocabulary, weights and projection from documents.
 
         Parameters
@@ -130,9 +126,7 @@ class TfidfSvdEmbedder:
         Five to six thousand docstrings take a few seconds on one core.
         """
         if dim < 1 or len(texts) < dim:
-            raise ValueError(
-                f"texts: expected at least dim = {dim} documents, and dim >= 1, got {len(texts)} documents"
-            )
+            raise ValueError(f"texts: expected at least dim = {dim} documents, and dim >= 1, got {len(texts)} documents")
         if min_df is None:
             min_df = 2 if len(texts) >= 100 else 1
         ids: dict[str, int] = {}
@@ -140,9 +134,7 @@ class TfidfSvdEmbedder:
         df = np.bincount(counts.columns, minlength=len(ids))
         kept = np.flatnonzero(df >= min_df)
         if len(kept) < dim:
-            raise ValueError(
-                f"texts: {len(kept)} features occur in {min_df} or more documents, fewer than dim={dim}"
-            )
+            raise ValueError(f"texts: {len(kept)} features occur in {min_df} or more documents, fewer than dim={dim}")
         names = list(ids)
         vocabulary = [names[i] for i in kept]
         idf = np.log((1.0 + len(texts)) / (1.0 + df[kept])) + 1.0
@@ -192,9 +184,7 @@ class TfidfSvdEmbedder:
             File to write; an existing file is replaced.
         """
         words = "\n".join(self._ids).encode()
-        head = json.dumps(
-            {"dim": self.dim, "features": len(self._ids), "vocabulary_bytes": len(words)}
-        ).encode()
+        head = json.dumps({"dim": self.dim, "features": len(self._ids), "vocabulary_bytes": len(words)}).encode()
         body = b"".join(
             (
                 _MAGIC,
@@ -229,9 +219,7 @@ class TfidfSvdEmbedder:
         data = Path(path).read_bytes()
         body, digest = data[:-_DIGEST], data[-_DIGEST:]
         if not data.startswith(_MAGIC) or hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
-            raise CorruptStateError(
-                f"{path}: not an embedder of this version, or damaged ({len(data)} bytes)"
-            )
+            raise CorruptStateError(f"{path}: not an embedder of this version, or damaged ({len(data)} bytes)")
         try:
             (size,) = struct.unpack_from("<I", body, len(_MAGIC))
             head_end = len(_MAGIC) + 4 + size
@@ -245,9 +233,7 @@ class TfidfSvdEmbedder:
         except (struct.error, ValueError, KeyError, TypeError) as error:
             raise CorruptStateError(f"{path}: the embedder does not fit its own header ({error})") from error
         if len(set(vocabulary)) != features or dim < 1 or not np.isfinite(numbers).all():
-            raise CorruptStateError(
-                f"{path}: the embedder repeats a feature or holds a number that is not finite"
-            )
+            raise CorruptStateError(f"{path}: the embedder repeats a feature or holds a number that is not finite")
         return cls(vocabulary, projection, weights)
 
 

@@ -63,9 +63,7 @@ class Trace:
         """Start."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         """Leave; an unfinished trace is dropped."""
 
 
@@ -169,9 +167,7 @@ class SonaEngine(_core.Engine):
             return self._begin(config, embedder)
         return cls.from_bytes(where.read_bytes(), embedder=embedder)
 
-    def trace(
-        self, x: Any, *, scope: str = "default", source: str = "", user: str = "", now: float | None = None
-    ) -> Trace:
+    def trace(self, x: Any, *, scope: str = "default", source: str = "", user: str = "", now: float | None = None) -> Trace:
         """Record any other kind of request: steps with rewards and a final quality; trains the per-request adapter.
 
         >>> import numpy as np
@@ -331,9 +327,7 @@ class SonaEngine(_core.Engine):
         """Use as a context manager: leaving closes the engine."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         """Close the engine."""
         self.close()
 

@@ -155,9 +155,7 @@ def ndcg_at(ranks: ArrayLike, k: int = 10) -> float:
     return float(np.sum(1.0 / np.log2(1.0 + r[r <= k])) / ideal.sum())
 
 
-def measure(
-    scores: ArrayLike, relevant: Sequence[int] | NDArray[np.integer], k: int = 10
-) -> dict[str, float]:
+def measure(scores: ArrayLike, relevant: Sequence[int] | NDArray[np.integer], k: int = 10) -> dict[str, float]:
     """All figures of one question.
 
     Parameters
@@ -188,9 +186,7 @@ def measure(
     }
 
 
-def simulate_click(
-    shown: Sequence[int], relevant: frozenset[int], rng: np.random.Generator, noise: float = 0.0
-) -> list[int]:
+def simulate_click(shown: Sequence[int], relevant: frozenset[int], rng: np.random.Generator, noise: float = 0.0) -> list[int]:
     """Positions that a user clicks: every shown item that helps, or, as noise, one shown item at random.
 
     Parameters
@@ -294,9 +290,7 @@ def bootstrap(values: ArrayLike, *, draws: int = 2000, seed: int = 0, level: flo
     return Interval(float(v.mean()), float(low), float(high))
 
 
-def paired_bootstrap(
-    after: ArrayLike, before: ArrayLike, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
+def paired_bootstrap(after: ArrayLike, before: ArrayLike, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
     """Mean difference ``after - before`` on the same questions, with its bootstrap interval.
 
     Parameters

@@ -1,20 +1,34 @@
-"""Learning that never delays serving: the instant loop."""
+"""Learning that never delays serving: the instant loop, the background loop, and who runs them.
+
+:class:`InstantLoop` learns within the request, :class:`BackgroundLoop` between requests, and :class:`LoopCoordinator` gives
+each its time.
+"""
 
 from __future__ import annotations
 
 import json
-import struct
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 
+from sona._background_loop import BackgroundLoop, BackgroundLoopConfig, BackgroundResult, pack, unpack
+from sona._coordinator import Circadian, LoopCoordinator
 from sona.dreams import EdgeWeights
 from sona.exceptions import ConfigError, CorruptStateError
 from sona.lora import MicroLoRA
 from sona.trajectory import LearningSignal, QueryTrajectory, RewardBaseline, TrajectoryBuffer
 
-__all__ = ["FlushReport", "InstantLoop", "InstantLoopConfig"]
+__all__ = [
+    "BackgroundLoop",
+    "BackgroundLoopConfig",
+    "BackgroundResult",
+    "Circadian",
+    "FlushReport",
+    "InstantLoop",
+    "InstantLoopConfig",
+    "LoopCoordinator",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +198,16 @@ class InstantLoop:
         return self._buffer.drain()
 
     @property
+    def buffered(self) -> int:
+        """Trajectories that wait for the background loop."""
+        return len(self._buffer)
+
+    @property
+    def waiting(self) -> bool:
+        """True while signals wait for a flush."""
+        return self._signals > 0
+
+    @property
     def micro_lora(self) -> MicroLoRA:
         """The fast adapter."""
         return self._lora
@@ -213,18 +237,12 @@ class InstantLoop:
             *(part.to_bytes() for part in (self._lora, self._edges, self._buffer)),
             b"" if self._baseline is None else self._baseline.to_bytes(),
         ]
-        return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
+        return pack(parts)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> InstantLoop:
         """Read back what :meth:`to_bytes` wrote; damaged or foreign bytes raise ``CorruptStateError``."""
-        parts: list[bytes] = []
-        rest = memoryview(data)
-        while len(rest) >= 8 and (n := struct.unpack("<Q", rest[:8])[0]) <= len(rest) - 8:
-            parts.append(bytes(rest[8 : 8 + n]))
-            rest = rest[8 + n :]
-        if len(parts) != 5 or len(rest):
-            raise CorruptStateError("InstantLoop state: not five parts")
+        parts = unpack("InstantLoop", data, 5)
         try:
             head = json.loads(parts[0])
             config = InstantLoopConfig(**head["config"])

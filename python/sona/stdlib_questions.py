@@ -112,8 +112,6 @@ def _parse(lines: Iterable[str]) -> list[Question]:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{_FILE}, line {number}: not a question ({error!r})") from error
         if q.split not in {"train", "test"} or not q.answers:
-            raise ValueError(
-                f"{_FILE}, line {number}: needs an answer and a split 'train' or 'test', got {q}"
-            )
+            raise ValueError(f"{_FILE}, line {number}: needs an answer and a split 'train' or 'test', got {q}")
         out.append(q)
     return out

@@ -92,9 +92,7 @@ def test_preloaded_workers_learn_into_one_state(tmp_path):
     command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--bind", f"unix:{path}", "app:application"]
     # The server finds the package where the tests do.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    server = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    server = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_until_it_serves(server, path)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

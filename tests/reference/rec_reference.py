@@ -123,9 +123,7 @@ class Rec:
         norm = np.linalg.norm(u)
         return u / norm if norm > 0 and np.isfinite(norm) else q
 
-    def recall(
-        self, q: Array, item_ids: Sequence[Hashable], removed: frozenset[Hashable] = frozenset()
-    ) -> Array:
+    def recall(self, q: Array, item_ids: Sequence[Hashable], removed: frozenset[Hashable] = frozenset()) -> Array:
         """r(d) of (2) for the given items."""
         ids, cos = self.near(q, removed)
         net = dict.fromkeys(item_ids, 0.0)
@@ -307,9 +305,7 @@ class EvidenceGate:
             return 1.0
         return min(1.0, self.known / max(self.looks, 1e-300) / self.full_coverage)
 
-    def novelty(
-        self, rec: Rec, q: Array, vectors: Array, removed: frozenset[Hashable] = frozenset()
-    ) -> Array:
+    def novelty(self, rec: Rec, q: Array, vectors: Array, removed: frozenset[Hashable] = frozenset()) -> Array:
         """(q - qbar).d per item, 0 without cases."""
         q = np.asarray(q, rec.dtype)
         vectors = np.asarray(vectors, rec.dtype)
@@ -371,10 +367,7 @@ class EvidenceGate:
 
     def standard_errors(self) -> Array:
         """SE of (6) per arm."""
-        return np.sqrt(
-            (1.0 - self.nu) ** 2 * self.as_is.variance_of_mean()
-            + self.nu**2 * self.removed.variance_of_mean()
-        )
+        return np.sqrt((1.0 - self.nu) ** 2 * self.as_is.variance_of_mean() + self.nu**2 * self.removed.variance_of_mean())
 
     def arm(self) -> int:
         """The arm in use now."""
@@ -384,9 +377,7 @@ class EvidenceGate:
             return EVIDENCE_ARMS.index(self.start)
         return int(np.argmax(np.where(allowed, d, -np.inf)))
 
-    def scores(
-        self, rec: Rec, q: Array, item_ids: Sequence[Hashable], vectors: Array, base: Array | None = None
-    ) -> Array:
+    def scores(self, rec: Rec, q: Array, item_ids: Sequence[Hashable], vectors: Array, base: Array | None = None) -> Array:
         """s'(d) of (5) with the arm in use."""
         return self.arm_scores(rec, q, item_ids, vectors, base)[self.arm()]
 
@@ -450,8 +441,6 @@ class MultiplierGate:
             return MULTIPLIER_ARMS.index((1.0, 0.5))
         return int(np.argmax((1.0 - self.nu) * self.as_is.mean() + self.nu * self.removed.mean()))
 
-    def scores(
-        self, rec: Rec, q: Array, item_ids: Sequence[Hashable], vectors: Array, base: Array | None = None
-    ) -> Array:
+    def scores(self, rec: Rec, q: Array, item_ids: Sequence[Hashable], vectors: Array, base: Array | None = None) -> Array:
         """The gated score with the arm in use."""
         return self.arm_scores(rec, q, item_ids, vectors, base)[self.arm()]

@@ -88,9 +88,7 @@ def quote(names: Sequence[str], values: Sequence[Array]) -> str:
     return ", ".join(f"{n} {x.shape}" for n, x in zip(names, values, strict=True))
 
 
-def heads(
-    names: Sequence[str], values: Sequence[Array], groups: int = 1
-) -> tuple[tuple[int, ...], tuple[Array, ...] | None]:
+def heads(names: Sequence[str], values: Sequence[Array], groups: int = 1) -> tuple[tuple[int, ...], tuple[Array, ...] | None]:
     """Broadcast the leading dimensions of q, k, v and tell which stored array each head reads.
 
     Returns the leading shape and index maps, ``None`` for maps that would only count up. With ``groups`` > 1 the arrays after

@@ -119,9 +119,7 @@ def with_mask(o: Operands, causal: int) -> tuple[Any, ...]:
     return ("dense", causal, mask, np.ascontiguousarray(index).reshape(-1), strides)
 
 
-def plain(
-    q: Any, k: Any, v: Any, scale: float | None, causal: bool | str, blocks: tuple[int, int] = BLOCKS
-) -> Array | None:
+def plain(q: Any, k: Any, v: Any, scale: float | None, causal: bool | str, blocks: tuple[int, int] = BLOCKS) -> Array | None:
     """Attention without a mask of arrays that need no conversion; None where the long way must check or convert."""
     if (causal is not False and causal is not True) or not (scale is None or type(scale) is float):
         return None

@@ -66,9 +66,7 @@ class MultiHeadAttention(Module):
     ['in_proj_bias', 'in_proj_weight', 'out_proj.bias', 'out_proj.weight', 'query']
     """
 
-    def __init__(
-        self, embed_dim: int, num_heads: int, *, bias: bool = True, dtype: Any = "float32", seed: int = 0
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, *, bias: bool = True, dtype: Any = "float32", seed: int = 0) -> None:
         super().__init__(dtype)
         if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
             raise ParameterError(f"num_heads: expected a divisor of embed_dim = {embed_dim}, got {num_heads}")
@@ -120,9 +118,7 @@ class MultiHeadAttention(Module):
         p, h = self._parameters, self.num_heads
         weights = np.split(p["in_proj_weight"], 3)
         biases = np.split(p["in_proj_bias"], 3) if "in_proj_bias" in p else [None] * 3
-        q, k, v = (
-            split_heads(linear(x, w, b), h) for x, w, b in zip(inputs.values(), weights, biases, strict=True)
-        )
+        q, k, v = (split_heads(linear(x, w, b), h) for x, w, b in zip(inputs.values(), weights, biases, strict=True))
         o = operands(q, k, v, scale=None, mask=mask)
         rule = with_mask(o, causal_code(causal))
         attended = forward(o, rule, weights=need_weights)

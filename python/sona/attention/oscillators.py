@@ -82,9 +82,7 @@ def _vector(name: str, x: Any, n: int | None = None) -> Array:
     return np.asarray(a, dtype=np.float64)
 
 
-def kuramoto_rhs(
-    theta: Any, omega: Any, adjacency: Any, *, coupling: float, alpha: Any = None, normalize: str = "n"
-) -> Array:
+def kuramoto_rhs(theta: Any, omega: Any, adjacency: Any, *, coupling: float, alpha: Any = None, normalize: str = "n") -> Array:
     """θ̇ of the Kuramoto model: ω_i + (K/n)·Σ_j A_ij·sin(θ_j − θ_i − α_ij).
 
     Parameters

@@ -69,9 +69,7 @@ class AttentionSelector:
     'linear'
     """
 
-    def __init__(
-        self, candidates: Sequence[str], *, policy: str = "rules", gamma: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, candidates: Sequence[str], *, policy: str = "rules", gamma: float = 1.0, seed: int = 0) -> None:
         names = list(candidates)
         if not names or len(set(names)) != len(names):
             raise ParameterError(f"candidates: expected at least one name and no duplicates, got {names}")

@@ -95,9 +95,7 @@ def _s6(given: dict[str, Any], softplus: bool) -> tuple[_Scan, ScanOutput]:
     scan = _Scan(given, _S6)
     y, state = _core.selective_scan(scan.flat, bool(softplus))
     size = scan.sizes
-    return scan, ScanOutput(
-        y.reshape((*scan.lead, size["L"], size["d"])), state.reshape((*scan.lead, size["d"], size["N"]))
-    )
+    return scan, ScanOutput(y.reshape((*scan.lead, size["L"], size["d"])), state.reshape((*scan.lead, size["d"], size["N"])))
 
 
 def selective_scan(

@@ -104,9 +104,7 @@ def k_winners(x: Any, k: int, *, threshold: float | None = None, output: str = "
 
 
 @differentiable(k_winners)
-def _k_winners_vjp(
-    x: Any, k: int, *, threshold: float | None = None, output: str = "indices"
-) -> tuple[Array, Pullback]:
+def _k_winners_vjp(x: Any, k: int, *, threshold: float | None = None, output: str = "indices") -> tuple[Array, Pullback]:
     if output != "values":
         raise ParameterError(f"vjp of k_winners: only for output='values', got {output!r}")
     checked, index = _select(x, k, threshold, output)

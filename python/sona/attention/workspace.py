@@ -90,9 +90,7 @@ def _top(logits: Array, k: int) -> Array:
 class _Pass:
     """One write and broadcast, with what the gradients need."""
 
-    def __init__(
-        self, slots: Any, x: Any, topk: int | None, weights: dict[str, Any], gate: Any, residual: bool
-    ) -> None:
+    def __init__(self, slots: Any, x: Any, topk: int | None, weights: dict[str, Any], gate: Any, residual: bool) -> None:
         names = ("slots", "x", "gate", *_WEIGHTS)
         slots, x, gate, *given = floats(names, (slots, x, gate, *(weights[name] for name in _WEIGHTS)))
         if slots.ndim < 2 or x.ndim < 2 or slots.shape[-1] != x.shape[-1]:
@@ -274,9 +272,7 @@ class GlobalWorkspace:
     WorkspaceItems(keys=array([1, 3]), salience=array([0.45, 0.3 ]))
     """
 
-    def __init__(
-        self, capacity: int = 4, *, threshold: float = 0.0, decay: float = 1.0, lifetime: float | None = None
-    ) -> None:
+    def __init__(self, capacity: int = 4, *, threshold: float = 0.0, decay: float = 1.0, lifetime: float | None = None) -> None:
         if capacity < 1:
             raise ParameterError(f"capacity: expected at least 1, got {capacity}")
         if not 0 < decay <= 1:

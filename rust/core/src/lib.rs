@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod codec;
+pub mod continual;
 pub mod dreams;
 pub mod engine;
 pub mod error;

@@ -2,6 +2,7 @@
 
 mod arrays;
 mod attention;
+mod continual;
 mod dreams;
 mod engine;
 mod errors;
@@ -23,6 +24,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     trajectory::register(m)?;
     lora::register(m)?;
     patterns::register(m)?;
+    continual::register(m)?;
     dreams::register(m)?;
     store::register(m)?;
     engine::register(m)

@@ -16,7 +16,7 @@ use super::stats::{Running, dcg};
 use crate::error::Result;
 use crate::item::ItemId;
 use crate::kernels;
-use crate::lora::{BaseConfig, BaseLora};
+use crate::lora::{BaseConfig, BaseLora, Batch};
 use crate::patterns::bank::{Bank, BankConfig, Outcome};
 use crate::rng::{RngExt, stream};
 use rustc_hash::FxHashMap;
@@ -310,7 +310,14 @@ impl CycleInput {
                         positives.extend_from_slice(&train[i].vector);
                     }
                 }
-                current.train_step_from(0, &queries, &starts, &positives, &[], TEMPERATURE, None)?;
+                let batch = Batch {
+                    queries: &queries,
+                    starts: &starts,
+                    positives: &positives,
+                    negatives: &[],
+                    temperature: TEMPERATURE,
+                };
+                current.train_step(0, &batch, None)?;
             }
             let rank = held_out_dcg(&current, stop)?;
             if rank > best_rank {

@@ -1,57 +1,29 @@
 //! Parameter updates of the optimisers. The arithmetic is written once, in plain Rust without fused multiply-adds, and
 //! compiled for each tier: every tier gives the same bits. Each update returns Σ (new − old)².
 
-use super::tier::{Tier, tier};
+use super::stamp::tiers;
 
 /// Partial sums of the squared step, so that the compiler can vectorise them; the order of the sums is fixed.
 const LANES: usize = 16;
 
-/// A body and its instance for each tier.
-macro_rules! tiers {
-    ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $ty:ty),*)) => {
-        $(#[$doc])*
-        pub fn $name($($arg: $ty),*) -> f32 {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-            fn avx512($($arg: $ty),*) -> f32 {
-                $body($($arg),*)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
-            fn avx2($($arg: $ty),*) -> f32 {
-                $body($($arg),*)
-            }
-            match tier() {
-                // SAFETY: `tier` names only what this processor has.
-                #[cfg(target_arch = "x86_64")]
-                Tier::Avx512 => unsafe { avx512($($arg),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Tier::Avx2 => unsafe { avx2($($arg),*) },
-                _ => $body($($arg),*),
-            }
-        }
-    };
-}
-
 tiers!(
     /// p ← keep·p − rate·g.
-    sgd = sgd_body(p: &mut [f32], g: &[f32], keep: f32, rate: f32)
+    sgd = sgd_body(p: &mut [f32], g: &[f32], keep: f32, rate: f32) -> f32
 );
 
 tiers!(
     /// m ← mu·m + scale·g + coupled·p; p ← keep·p − rate·m.
-    momentum = momentum_body(p: &mut [f32], g: &[f32], m: &mut [f32], c: &Momentum)
+    momentum = momentum_body(p: &mut [f32], g: &[f32], m: &mut [f32], c: &Momentum) -> f32
 );
 
 tiers!(
     /// v ← v + (scale·g)²; p ← keep·p − rate·scale·g/(√v + eps).
-    adagrad = adagrad_body(p: &mut [f32], g: &[f32], v: &mut [f32], c: &Adagrad)
+    adagrad = adagrad_body(p: &mut [f32], g: &[f32], v: &mut [f32], c: &Adagrad) -> f32
 );
 
 tiers!(
     /// m ← b₁m + c₁g, v ← b₂v + c₂g² with g scaled; p ← keep·p − rate·m/(√v·inv + eps).
-    adamw = adamw_body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Adam)
+    adamw = adamw_body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Adam) -> f32
 );
 
 /// Coefficients of [`momentum`].

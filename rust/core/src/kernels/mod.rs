@@ -21,6 +21,7 @@ mod dense;
 pub mod descent;
 #[cfg(target_arch = "x86_64")]
 mod double;
+pub mod elastic;
 #[cfg(target_arch = "x86_64")]
 mod entry;
 mod exponent;
@@ -41,6 +42,7 @@ pub mod scalar;
 mod scan;
 mod select;
 mod simd;
+mod stamp;
 #[cfg(test)]
 mod tests;
 mod tier;

@@ -1,6 +1,5 @@
 //! The slow adapter: one pair of factors per layer, trained in the background and exportable.
 
-use super::contrastive::in_batch;
 use super::factors::Factors;
 use super::micro::MAX_DIM;
 use super::optim::{Optimizer, Rule, check_rate};
@@ -95,17 +94,17 @@ impl BaseConfig {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Layer {
-    factors: Factors,
-    optimizer: Optimizer,
+pub(super) struct Layer {
+    pub factors: Factors,
+    pub optimizer: Optimizer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-struct Counters {
-    steps: u64,
-    rows: u64,
-    skipped_no_contrast: u64,
-    merges: u64,
+pub(super) struct Counters {
+    pub steps: u64,
+    pub rows: u64,
+    pub skipped_no_contrast: u64,
+    pub merges: u64,
 }
 
 /// y = x + (α/r)·B(Ax) for each layer.
@@ -113,8 +112,8 @@ struct Counters {
 pub struct BaseLora {
     config: BaseConfig,
     alpha: f64,
-    layers: Vec<Layer>,
-    counters: Counters,
+    pub(super) layers: Vec<Layer>,
+    pub(super) counters: Counters,
 }
 
 impl BaseLora {
@@ -212,106 +211,6 @@ impl BaseLora {
         f.b.copy_from_slice(&theta[n..]);
         f.refresh();
         Ok(())
-    }
-
-    /// One optimiser step on the mean in-batch InfoNCE loss; returns the loss before it. Without a contrast (no rows, or
-    /// one row and no negatives) nothing happens and 0 is returned.
-    pub fn train_step(
-        &mut self,
-        layer: usize,
-        queries: &[f32],
-        positives: &[f32],
-        negatives: &[f32],
-        temperature: f64,
-        learning_rate: Option<f64>,
-    ) -> Result<f64> {
-        self.train_step_from(
-            layer,
-            queries,
-            queries,
-            positives,
-            negatives,
-            temperature,
-            learning_rate,
-        )
-    }
-
-    /// As [`Self::train_step`], where what the layer adds to each query is added to another vector, row by row: the layer
-    /// learns what is missing there.
-    #[allow(clippy::too_many_arguments)]
-    pub fn train_step_from(
-        &mut self,
-        layer: usize,
-        queries: &[f32],
-        starts: &[f32],
-        positives: &[f32],
-        negatives: &[f32],
-        temperature: f64,
-        learning_rate: Option<f64>,
-    ) -> Result<f64> {
-        let d = self.factors(layer)?.dim();
-        let lr = learning_rate.unwrap_or(self.config.learning_rate);
-        check_rate("learning_rate", lr)?;
-        if !(temperature.is_finite() && temperature > 0.0) {
-            return Err(Error::value(
-                "temperature",
-                "a finite number above 0",
-                temperature,
-            ));
-        }
-        check_dim("positives", queries.len(), positives.len())?;
-        check_dim("starts", queries.len(), starts.len())?;
-        for (name, x) in [
-            ("queries", queries),
-            ("starts", starts),
-            ("positives", positives),
-            ("negatives", negatives),
-        ] {
-            if !x.len().is_multiple_of(d) {
-                return Err(Error::shape(
-                    name,
-                    format!("(n, {d})"),
-                    format!("{} values", x.len()),
-                ));
-            }
-            check_finite(name, x)?;
-        }
-        let n = queries.len() / d;
-        if n == 0 || (n == 1 && negatives.is_empty()) {
-            self.counters.skipped_no_contrast += 1;
-            return Ok(0.0);
-        }
-        let Layer { factors, optimizer } = &mut self.layers[layer];
-        let mut outputs = vec![0.0; queries.len()];
-        factors.forward_rows(queries, &mut outputs)?;
-        if !std::ptr::eq(starts, queries) {
-            for ((o, q), s) in outputs.iter_mut().zip(queries).zip(starts) {
-                *o += s - q;
-            }
-        }
-        let (loss, grad) = in_batch(&outputs, positives, negatives, d, temperature);
-        let size = factors.a.len();
-        let (mut da, mut db) = (vec![0.0; size], vec![0.0; size]);
-        for (x, g) in queries.chunks_exact(d).zip(grad.chunks_exact(d)) {
-            factors.add_gradients(x, g, 1.0, &mut da, &mut db);
-        }
-        if !(loss.is_finite() && kernels::all_finite(&da) && kernels::all_finite(&db)) {
-            return Err(Error::Learning(
-                "the gradient overflowed; nothing was changed".into(),
-            ));
-        }
-        optimizer.step(
-            lr,
-            1.0,
-            &mut [
-                (factors.a.as_mut_slice(), da.as_slice()),
-                (factors.b.as_mut_slice(), db.as_slice()),
-            ],
-        );
-        factors.refresh();
-        self.counters.steps += 1;
-        self.counters.rows += n as u64;
-        Ok(loss)
     }
 
     /// (α/r)·BA of a layer, `(d, d)` row-major.

@@ -1,5 +1,16 @@
+use super::super::contrastive::in_batch;
 use super::*;
-use crate::lora::{MicroConfig, MicroLora};
+use crate::lora::{Batch, MicroConfig, MicroLora};
+
+fn batch<'a>(queries: &'a [f32], positives: &'a [f32]) -> Batch<'a> {
+    Batch {
+        queries,
+        starts: queries,
+        positives,
+        negatives: &[],
+        temperature: 0.1,
+    }
+}
 
 fn draw(n: usize, seed: u64) -> Vec<f32> {
     let mut g = rng::stream(seed, 5);
@@ -33,16 +44,38 @@ fn training_leaves_the_saddle_and_lowers_the_loss() {
     let (d, n) = (16, 8);
     let mut l = base(d, 4);
     let (q, p) = (draw(n * d, 1), draw(n * d, 2));
-    let first = l.train_step(0, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+    let first = l.train_step(0, &batch(&q, &p), Some(0.01)).unwrap();
     let mut last = first;
     for _ in 0..200 {
-        last = l.train_step(0, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+        last = l.train_step(0, &batch(&q, &p), Some(0.01)).unwrap();
     }
     assert!(last < 0.5 * first, "{first} -> {last}");
     assert!(
         l.factors(1).unwrap().is_identity(),
         "the other layer is untouched"
     );
+}
+
+#[test]
+fn sample_gradients_add_up_to_the_step() {
+    let (d, n) = (6, 5);
+    let mut l = BaseLora::new(BaseConfig {
+        rule: Rule::parse("sgd").unwrap(),
+        weight_decay: 0.0,
+        ..BaseConfig::new(d, 3, 1)
+    })
+    .unwrap();
+    let theta = draw(2 * 3 * d, 9);
+    l.set_theta(0, &theta).unwrap();
+    let (q, p) = (draw(n * d, 1), draw(n * d, 2));
+    let rows = l.sample_gradients(0, &batch(&q, &p)).unwrap();
+    l.train_step(0, &batch(&q, &p), Some(1.0)).unwrap();
+    for (i, (new, old)) in l.theta(0).unwrap().iter().zip(&theta).enumerate() {
+        let mean: f32 = rows.iter().skip(i).step_by(theta.len()).sum::<f32>() / n as f32;
+        assert!((old - mean - new).abs() < 1e-5, "{i}: {mean} {old} {new}");
+    }
+    let alone = l.sample_gradients(0, &batch(&q[..d], &p[..d])).unwrap();
+    assert!(alone.iter().all(|g| *g == 0.0));
 }
 
 #[test]
@@ -77,18 +110,12 @@ fn merging_adds_the_deltas_and_keeps_components_alive() {
 #[test]
 fn no_contrast_is_a_counted_no_op() {
     let mut l = base(4, 2);
-    assert_eq!(l.train_step(0, &[], &[], &[], 0.1, None).unwrap(), 0.0);
-    assert_eq!(
-        l.train_step(0, &[1.0; 4], &[1.0; 4], &[], 0.1, None).unwrap(),
-        0.0
-    );
+    assert_eq!(l.train_step(0, &batch(&[], &[]), None).unwrap(), 0.0);
+    assert_eq!(l.train_step(0, &batch(&[1.0; 4], &[1.0; 4]), None).unwrap(), 0.0);
     assert!(l.metrics().contains(&("skipped_no_contrast", 2u64.into())));
-    assert!(l.train_step(2, &[], &[], &[], 0.1, None).is_err());
-    assert!(l.train_step(0, &[1.0; 4], &[1.0; 8], &[], 0.1, None).is_err());
-    assert!(
-        l.train_step(0, &[f32::NAN; 8], &[1.0; 8], &[], 0.1, None)
-            .is_err()
-    );
+    assert!(l.train_step(2, &batch(&[], &[]), None).is_err());
+    assert!(l.train_step(0, &batch(&[1.0; 4], &[1.0; 8]), None).is_err());
+    assert!(l.train_step(0, &batch(&[f32::NAN; 8], &[1.0; 8]), None).is_err());
 }
 
 #[test]
@@ -97,8 +124,8 @@ fn state_round_trips_and_hostile_state_is_refused() {
     let mut b = a.clone();
     let (q, p) = (draw(30, 1), draw(30, 2));
     for i in 0..6 {
-        a.train_step(i % 2, &q, &p, &[], 0.1, Some(0.01)).unwrap();
-        b.train_step(i % 2, &q, &p, &[], 0.1, Some(0.01)).unwrap();
+        a.train_step(i % 2, &batch(&q, &p), Some(0.01)).unwrap();
+        b.train_step(i % 2, &batch(&q, &p), Some(0.01)).unwrap();
         b = BaseLora::from_bytes(&b.to_bytes().unwrap()).unwrap();
     }
     assert_eq!(a.to_bytes().unwrap(), b.to_bytes().unwrap());

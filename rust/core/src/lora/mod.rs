@@ -1,6 +1,7 @@
 //! Adapters: the fast low-rank one, the slow layered one, optimisers, merging, pools, quantisation and exchange files.
 
 mod base;
+mod base_train;
 mod contrastive;
 mod factors;
 mod micro;
@@ -14,6 +15,7 @@ mod svd;
 mod trust;
 
 pub use base::{BaseConfig, BaseLora};
+pub use base_train::Batch;
 pub use factors::Factors;
 pub use micro::{ApplyReport, MicroConfig, MicroLora};
 pub use optim::{Optimizer, Rule, clip_by_norm};

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::Error;
 use sona_core::error::check_dim;
-use sona_core::lora::{BaseConfig, BaseLora, Factors, Rule, SharedBaseLora};
+use sona_core::lora::{BaseConfig, BaseLora, Batch, Factors, Rule, SharedBaseLora};
 use sona_core::store::atomic;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -273,7 +273,14 @@ impl PyBaseLora {
             None => Vec::new(),
         };
         let (loss, theta, lr) = self.write(py, |l| {
-            let loss = l.train_step(layer, &q, &p, &neg, temperature, learning_rate)?;
+            let batch = Batch {
+                queries: &q,
+                starts: &q,
+                positives: &p,
+                negatives: &neg,
+                temperature,
+            };
+            let loss = l.train_step(layer, &batch, learning_rate)?;
             Ok((
                 loss,
                 l.theta(layer)?,
@@ -299,6 +306,52 @@ impl PyBaseLora {
             })?;
         }
         Ok(loss)
+    }
+
+    /// The gradient of each row's own InfoNCE loss with respect to all parameters of one layer; O(n · (n + rank) · d).
+    ///
+    /// What Fisher information is made of (``EwcPlusPlus.update_fisher``, ``estimate_fisher``): the squares of these rows,
+    /// not of their mean. Nothing is trained.
+    ///
+    /// Parameters
+    /// ----------
+    /// layer_idx : int
+    /// queries, positives : (n, d) float32
+    /// negatives : (m, d) float32, optional
+    /// temperature : float, default 0.05
+    ///     All as in ``train_step``.
+    ///
+    /// Returns
+    /// -------
+    /// (n, 2 · rank · d) float32
+    ///     A first, then B, row-major: the order of ``theta`` in ``train_step``. Zeros without a contrast.
+    #[pyo3(signature = (layer_idx, queries, positives, *, negatives=None, temperature=0.05))]
+    fn sample_gradients<'py>(
+        &self,
+        py: Python<'py>,
+        layer_idx: i64,
+        queries: &Bound<'_, PyAny>,
+        positives: &Bound<'_, PyAny>,
+        negatives: Option<&Bound<'_, PyAny>>,
+        temperature: f64,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let (layer, f) = self.layer(layer_idx)?;
+        let (q, n, _) = matrix("queries", queries, Some(f.dim()))?;
+        let (p, m, _) = matrix("positives", positives, Some(f.dim()))?;
+        check_dim("positives", n, m).py()?;
+        let neg = match negatives {
+            Some(x) => matrix("negatives", x, Some(f.dim()))?.0,
+            None => Vec::new(),
+        };
+        let batch = Batch {
+            queries: &q,
+            starts: &q,
+            positives: &p,
+            negatives: &neg,
+            temperature,
+        };
+        let rows = self.read(py, |l| l.sample_gradients(layer, &batch)).py()?;
+        to_matrix(py, rows, n, 2 * f.rank() * f.dim())
     }
 
     /// W + (alpha/rank) · B A of one layer, a new array: the merged weight acts as W after the adapter's delta.

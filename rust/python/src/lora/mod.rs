@@ -14,12 +14,12 @@ use pyo3::prelude::*;
 use sona_core::Error;
 
 /// A size from Python: negative ones are a configuration error like any other.
-fn size(name: &'static str, value: i64) -> PyResult<usize> {
+pub(crate) fn size(name: &'static str, value: i64) -> PyResult<usize> {
     usize::try_from(value).map_err(|_| to_py(Error::config(name, "at least 1", value)))
 }
 
 /// A seed from Python.
-fn seed(value: i128) -> PyResult<u64> {
+pub(crate) fn seed(value: i128) -> PyResult<u64> {
     u64::try_from(value).map_err(|_| to_py(Error::config("seed", "0 to 2**64 - 1", value)))
 }
 

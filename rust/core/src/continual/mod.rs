@@ -1,0 +1,29 @@
+//! Continual learning: elastic weight consolidation, task boundaries, prioritised replay.
+
+mod boundary;
+mod config;
+mod ewc;
+mod replay;
+mod sum_tree;
+mod task;
+
+pub use boundary::{BoundaryConfig, BoundaryDetector, PageHinkley};
+pub use config::EwcConfig;
+pub use ewc::{Constraint, Ewc, estimate_fisher};
+pub use replay::{Added, KeepPolicy, PriorityReplay, ReplayConfig, SavedItem};
+
+use crate::error::{Error, Result, check_finite};
+use crate::kernels;
+
+/// Errors on NaN and infinity, and on values whose squares leave single precision.
+fn check_gradient(name: &'static str, g: &[f32]) -> Result<()> {
+    if kernels::dot(g, g).is_finite() {
+        return Ok(());
+    }
+    check_finite(name, g)?;
+    Err(Error::value(
+        name,
+        "a vector whose squared norm is below 3.4e38",
+        "a larger one",
+    ))
+}
