@@ -128,19 +128,13 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn nearest(
-            centroids: &[f32],
-            half_norms: &[f32],
-            d: usize,
-            points: &[f32],
-            out: &mut nearest::Nearest,
-        ) {
-            nearest::nearest_in::<$lanes>(centroids, half_norms, d, points, out);
+        unsafe fn nearest(sites: &nearest::Sites, points: &[f32], out: &mut nearest::Nearest) {
+            nearest::nearest_in::<$lanes>(sites, points, out);
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn scores(centroids: &[f32], half_norms: &[f32], d: usize, points: &[f32], out: &mut [f32]) {
-            nearest::scores_in::<$lanes>(centroids, half_norms, d, points, out);
+        unsafe fn scores(sites: &nearest::Sites, points: &[f32], out: &mut [f32]) {
+            nearest::scores_in::<$lanes>(sites, points, out);
         }
 
         #[target_feature(enable = $features)]

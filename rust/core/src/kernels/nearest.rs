@@ -12,9 +12,9 @@
     reason = "the same index walks several register arrays"
 )]
 
+use super::aligned::Aligned;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::Lanes;
-use super::scalar;
 use super::tier::table;
 
 /// Points per tile: with 256 dimensions a tile stays in the first cache level.
@@ -69,27 +69,91 @@ pub fn pack_tile<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone, d: 
     }
 }
 
-/// Scores of `centroids` (k, d) for each point of `tile` (d, [`TILE`]): out (k, [`TILE`]). `half_norms` (k) holds ‖c‖²/2.
-pub fn scores(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut [f32]) {
-    let k = half_norms.len();
-    assert!(
-        centroids.len() == k * d && tile.len() == d * TILE && out.len() == k * TILE,
-        "scores: expected centroids (k, d), half_norms (k), tile (d, {TILE}), out (k, {TILE})"
-    );
-    // SAFETY: the table is this processor's, the lengths agree.
-    unsafe { (table().scores)(centroids, half_norms, d, tile, out) };
+/// Centroids per block at most: with two registers of points each they fill the registers of AVX-512.
+const BLOCK: usize = 12;
+
+/// Centroids packed for scans: in blocks, evenly filled so that none is too narrow to hide latency, each (d, width), so that
+/// one address serves a whole step of the product.
+#[derive(Clone, Debug)]
+pub struct Sites {
+    data: Aligned,
+    /// ‖c‖²/2, rounded once.
+    half_norms: Vec<f32>,
+    d: usize,
 }
 
-/// The two best of `centroids` (k, d) for each point of `tile` (d, [`TILE`]); `half_norms` (k) holds ‖c‖²/2.
-pub fn nearest(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut Nearest) {
-    assert!(
-        centroids.len() == half_norms.len() * d && tile.len() == d * TILE,
-        "nearest: expected centroids (k, d), half_norms (k), tile (d, {TILE})"
-    );
-    assert!(half_norms.len() < 1 << 24, "nearest: too many centroids");
-    *out = Nearest::default();
-    // SAFETY: the table is this processor's, the lengths agree.
-    unsafe { (table().nearest)(centroids, half_norms, d, tile, out) };
+/// (first centroid, width) of each block.
+#[inline(always)]
+fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = k.div_ceil(BLOCK);
+    let (width, wider) = (k.checked_div(count).unwrap_or(0), k.checked_rem(count).unwrap_or(0));
+    (0..count).map(move |b| (b * width + b.min(wider), width + usize::from(b < wider)))
+}
+
+impl Sites {
+    /// Packs `rows` (k, d).
+    #[must_use]
+    pub fn pack(rows: &[f32], d: usize) -> Self {
+        assert!(d > 0 && rows.len().is_multiple_of(d), "sites: expected rows (k, d)");
+        let k = rows.len() / d;
+        assert!(k < 1 << 24, "sites: too many centroids");
+        let mut data = Aligned::zeros(k * d);
+        for (first, width) in blocks(k) {
+            let block = &mut data[first * d..(first + width) * d];
+            for (r, row) in rows[first * d..].chunks_exact(d).take(width).enumerate() {
+                for (line, v) in block.chunks_exact_mut(width).zip(row) {
+                    line[r] = *v;
+                }
+            }
+        }
+        let half_norms = rows
+            .chunks_exact(d)
+            .map(|c| {
+                let s: f64 = c.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+                (s * 0.5) as f32
+            })
+            .collect();
+        Self { data, half_norms, d }
+    }
+
+    /// Number of centroids.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.half_norms.len()
+    }
+
+    /// No centroids.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.half_norms.is_empty()
+    }
+
+    /// Upper bound of the centroids' norms.
+    #[must_use]
+    pub fn max_norm(&self) -> f32 {
+        (2.0 * self.half_norms.iter().copied().fold(0.0, f32::max)).sqrt() * (1.0 + 4.0 * f32::EPSILON)
+    }
+
+    /// Scores of the centroids for each point of `tile` (d, [`TILE`]): out (k, [`TILE`]).
+    pub fn scores(&self, tile: &[f32], out: &mut [f32]) {
+        assert!(
+            tile.len() == self.d * TILE && out.len() == self.len() * TILE,
+            "scores: expected tile (d, {TILE}), out (k, {TILE})"
+        );
+        // SAFETY: the table is this processor's, the lengths agree.
+        unsafe { (table().scores)(self, tile, out) };
+    }
+
+    /// The two best centroids for each point of `tile` (d, [`TILE`]).
+    pub fn nearest(&self, tile: &[f32], out: &mut Nearest) {
+        assert!(
+            tile.len() == self.d * TILE,
+            "nearest: expected tile (d, {TILE})"
+        );
+        *out = Nearest::default();
+        // SAFETY: the table is this processor's, the lengths agree.
+        unsafe { (table().nearest)(self, tile, out) };
+    }
 }
 
 /// Sums += w·x, in double precision.
@@ -148,29 +212,31 @@ impl Sink for &mut Nearest {
     }
 }
 
-/// Scores of `R` centroids for two registers of points. What lies at `ahead` is fetched meanwhile.
+/// Scores of `R` centroids of a block of `width` for two registers of points. What lies at `ahead` is fetched meanwhile.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn block<V: Lanes, const R: usize>(
-    rows: *const f32,
+    sites: *const f32,
+    width: usize,
     half_norms: *const f32,
     d: usize,
     points: *const f32,
     ahead: *const f32,
+    step: usize,
 ) -> [[V; 2]; R] {
     let mut acc = [[V::splat(0.0); 2]; R];
-    let (mut p, mut ahead) = (points, ahead);
-    for j in 0..d {
+    let (mut c, mut p, mut ahead) = (sites, points, ahead);
+    for _ in 0..d {
         let (x, y) = (V::load(p), V::load(p.add(V::N)));
         V::fetch(ahead);
-        V::fetch(ahead.wrapping_add(V::N));
         for r in 0..R {
-            let c = V::splat(*rows.add(r * d + j));
-            acc[r][0] = x.fma(c, acc[r][0]);
-            acc[r][1] = y.fma(c, acc[r][1]);
+            let v = V::splat(*c.add(r));
+            acc[r][0] = x.fma(v, acc[r][0]);
+            acc[r][1] = y.fma(v, acc[r][1]);
         }
+        c = c.add(width);
         p = p.add(TILE);
-        ahead = ahead.wrapping_add(TILE);
+        ahead = ahead.wrapping_add(step);
     }
     for r in 0..R {
         let half = V::splat(*half_norms.add(r));
@@ -180,75 +246,63 @@ unsafe fn block<V: Lanes, const R: usize>(
     acc
 }
 
-/// Scores of all centroids for a tile. Blocks are evenly filled, so that none is too narrow to hide latency.
+/// Scores of all centroids for a tile.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn scan<V: Lanes>(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], mut sink: impl Sink) {
-    let k = half_norms.len();
-    let blocks = k.div_ceil(if V::WIDE { 12 } else { 6 });
+unsafe fn scan<V: Lanes>(sites: &Sites, tile: &[f32], mut sink: impl Sink) {
+    let (d, k) = (sites.d, sites.len());
+    // Half of a block where there are half as many registers.
+    let most = if V::WIDE { BLOCK } else { BLOCK / 2 };
+    // Tiles mostly follow one another in memory: the first blocks fetch the next one, half of it each, where there are two.
+    let step = if k > most || TILE > 2 * V::N { 16 } else { 32 };
+    let mut ahead = tile.as_ptr().wrapping_add(TILE * d);
     for lane in (0..TILE).step_by(2 * V::N) {
         let points = tile.as_ptr().add(lane);
-        let mut first = 0;
-        for b in 0..blocks {
-            let width = k / blocks + usize::from(b < k % blocks);
-            let (rows, half) = (centroids.as_ptr().add(first * d), half_norms.as_ptr().add(first));
-            // Tiles mostly follow one another in memory: the last block fetches the next one.
-            let ahead = if b + 1 == blocks {
-                points.wrapping_add(TILE * d)
-            } else {
-                points
-            };
-            macro_rules! widths {
-                ($($r:literal)*) => {
-                    match width {
-                        $($r => sink.take::<V, $r>(block(rows, half, d, points, ahead), first, lane),)*
-                        _ => unreachable!("blocks are at most 12 wide"),
-                    }
-                };
+        for (first, width) in blocks(k) {
+            let mut done = 0;
+            while done < width {
+                let r = most.min((width - done).min(width.div_ceil(width.div_ceil(most))));
+                let at = first + done;
+                let c = sites.data.as_ptr().add(first * d + done);
+                let half = sites.half_norms.as_ptr().add(at);
+                macro_rules! widths {
+                    ($($r:literal)*) => {
+                        match r {
+                            $($r => sink.take::<V, $r>(block(c, width, half, d, points, ahead, step), at, lane),)*
+                            _ => unreachable!("blocks are at most 12 wide"),
+                        }
+                    };
+                }
+                widths!(1 2 3 4 5 6 7 8 9 10 11 12);
+                done += r;
+                ahead = ahead.wrapping_add(d * step);
+                if ahead >= tile.as_ptr().wrapping_add(2 * TILE * d) {
+                    ahead = points;
+                }
             }
-            widths!(1 2 3 4 5 6 7 8 9 10 11 12);
-            first += width;
         }
     }
 }
 
-/// [`nearest`] in one tier.
+/// [`Sites::nearest`] in one tier.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn nearest_in<V: Lanes>(
-    centroids: &[f32],
-    half_norms: &[f32],
-    d: usize,
-    tile: &[f32],
-    out: &mut Nearest,
-) {
-    scan::<V>(centroids, half_norms, d, tile, out);
+pub(super) unsafe fn nearest_in<V: Lanes>(sites: &Sites, tile: &[f32], out: &mut Nearest) {
+    scan::<V>(sites, tile, out);
 }
 
-/// [`scores`] in one tier.
+/// [`Sites::scores`] in one tier.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn scores_in<V: Lanes>(
-    centroids: &[f32],
-    half_norms: &[f32],
-    d: usize,
-    tile: &[f32],
-    out: &mut [f32],
-) {
-    scan::<V>(centroids, half_norms, d, tile, out);
+pub(super) unsafe fn scores_in<V: Lanes>(sites: &Sites, tile: &[f32], out: &mut [f32]) {
+    scan::<V>(sites, tile, out);
 }
 
-/// The reference of [`nearest`].
-pub(super) fn nearest_scalar(
-    centroids: &[f32],
-    half_norms: &[f32],
-    d: usize,
-    tile: &[f32],
-    out: &mut Nearest,
-) {
-    let mut line = [0.0f32; TILE];
-    for (c, (row, half)) in centroids.chunks_exact(d).zip(half_norms).enumerate() {
-        scores_scalar(row, &[*half], d, tile, &mut line);
+/// The reference of [`Sites::nearest`].
+pub(super) fn nearest_scalar(sites: &Sites, tile: &[f32], out: &mut Nearest) {
+    let mut all = vec![0.0f32; sites.len() * TILE];
+    scores_scalar(sites, tile, &mut all);
+    for (c, line) in all.chunks_exact(TILE).enumerate() {
         for (p, t) in line.iter().enumerate() {
             out.second[p] = out.second[p].max(t.min(out.best[p]));
             if *t > out.best[p] {
@@ -259,10 +313,20 @@ pub(super) fn nearest_scalar(
     }
 }
 
-/// The reference of [`scores`].
-pub(super) fn scores_scalar(centroids: &[f32], half_norms: &[f32], d: usize, tile: &[f32], out: &mut [f32]) {
-    scalar::tile(centroids, d, tile, TILE, out);
-    for (line, half) in out.chunks_exact_mut(TILE).zip(half_norms) {
+/// The reference of [`Sites::scores`].
+pub(super) fn scores_scalar(sites: &Sites, tile: &[f32], out: &mut [f32]) {
+    let d = sites.d;
+    for (first, width) in blocks(sites.len()) {
+        let block = &sites.data[first * d..(first + width) * d];
+        let out = &mut out[first * TILE..(first + width) * TILE];
+        out.fill(0.0);
+        for (line, points) in block.chunks_exact(width).zip(tile.chunks_exact(TILE)) {
+            for (out, c) in out.chunks_exact_mut(TILE).zip(line) {
+                super::scalar::axpy(*c, points, out);
+            }
+        }
+    }
+    for (line, half) in out.chunks_exact_mut(TILE).zip(&sites.half_norms) {
         line.iter_mut().for_each(|t| *t -= half);
     }
 }
@@ -282,10 +346,7 @@ mod tests {
             let (points, mut centroids) = (draw(TILE * d), draw(k * d));
             let last = centroids[(k - 1) * d..].to_vec();
             centroids[..d].copy_from_slice(&last);
-            let half: Vec<f32> = centroids
-                .chunks_exact(d)
-                .map(|c| c.iter().map(|v| v * v).sum::<f32>() / 2.0)
-                .collect();
+            let sites = Sites::pack(&centroids, d);
             let mut tile = vec![0.0; d * TILE];
             pack_tile(points.chunks_exact(d), d, &mut tile);
             for table in tiers().into_iter().filter_map(Table::of) {
@@ -293,13 +354,13 @@ mod tests {
                 let mut all = vec![0.0; k * TILE];
                 // SAFETY: the table is this processor's, the lengths agree.
                 unsafe {
-                    (table.nearest)(&centroids, &half, d, &tile, &mut out);
-                    (table.scores)(&centroids, &half, d, &tile, &mut all);
+                    (table.nearest)(&sites, &tile, &mut out);
+                    (table.scores)(&sites, &tile, &mut all);
                 }
                 for (p, x) in points.chunks_exact(d).enumerate() {
                     let mut scores: Vec<(f64, usize)> = centroids
                         .chunks_exact(d)
-                        .zip(&half)
+                        .zip(&sites.half_norms)
                         .map(|(c, h)| {
                             let dot: f64 = c.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                             dot - f64::from(*h)
@@ -351,14 +412,14 @@ mod tests {
         let mut r = rng::stream(9, 9);
         let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| rng::normal(&mut r) as f32).collect() };
         let (points, centroids) = (draw(TILE * d), draw(k * d));
-        let half = vec![0.5; k];
+        let sites = Sites::pack(&centroids, d);
         let (mut whole, mut alone) = (Nearest::default(), Nearest::default());
         let mut tile = vec![0.0; d * TILE];
         pack_tile(points.chunks_exact(d), d, &mut tile);
-        nearest(&centroids, &half, d, &tile, &mut whole);
+        sites.nearest(&tile, &mut whole);
         for (p, x) in points.chunks_exact(d).enumerate() {
             pack_tile([x].into_iter(), d, &mut tile);
-            nearest(&centroids, &half, d, &tile, &mut alone);
+            sites.nearest(&tile, &mut alone);
             assert_eq!(whole.best[p].to_bits(), alone.best[0].to_bits());
             assert_eq!(whole.second[p].to_bits(), alone.second[0].to_bits());
             assert_eq!(whole.indices()[p], alone.indices()[0]);

@@ -1,6 +1,6 @@
 //! Which instruction set runs: found once, kept as one pointer to a table of functions.
 
-use super::nearest::{self, Nearest};
+use super::nearest::{self, Nearest, Sites};
 use super::scalar::{self, Projections};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -58,8 +58,8 @@ pub(super) struct Table {
     pub log_sum_exp: unsafe fn(&[f32]) -> f32,
     pub quantize_i8: unsafe fn(&[f32], &mut [i8]) -> f32,
     pub tile: unsafe fn(&[f32], usize, &[f32], usize, &mut [f32]),
-    pub nearest: unsafe fn(&[f32], &[f32], usize, &[f32], &mut Nearest),
-    pub scores: unsafe fn(&[f32], &[f32], usize, &[f32], &mut [f32]),
+    pub nearest: unsafe fn(&Sites, &[f32], &mut Nearest),
+    pub scores: unsafe fn(&Sites, &[f32], &mut [f32]),
     pub accumulate: unsafe fn(f64, &[f32], &mut [f64]),
     pub reach: unsafe fn(&[f32], &[f32]) -> u64,
     pub reach_i32: unsafe fn(&[i32], i32) -> u64,

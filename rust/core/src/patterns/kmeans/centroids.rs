@@ -1,7 +1,7 @@
 //! Centroids as running sums over their members: only points that change cluster are added and subtracted.
 
 use super::points::{Points, parallel};
-use crate::kernels::nearest::{self, Nearest, accumulate};
+use crate::kernels::nearest::{Sites, accumulate};
 use crate::kernels::squared_l2;
 
 /// Label of a point that belongs to no cluster yet.
@@ -20,8 +20,8 @@ pub(super) struct Centroids {
     d: usize,
     /// (k, d), in the space of [`Points`].
     pub(super) rows: Vec<f32>,
-    /// ‖c‖²/2.
-    pub(super) half_norms: Vec<f32>,
+    /// The same, packed for scans.
+    pub(super) sites: Sites,
     /// How far each centroid moved in the last update, rounded up.
     pub(super) moves: Vec<f32>,
     /// The label that the sums hold for each point.
@@ -42,7 +42,7 @@ impl Centroids {
         Self {
             k,
             d,
-            half_norms: half_norms(&rows, d),
+            sites: Sites::pack(&rows, d),
             rows,
             moves: vec![0.0; k],
             counted: vec![NONE; points.n],
@@ -65,16 +65,6 @@ impl Centroids {
 
     pub(super) fn row(&self, c: usize) -> &[f32] {
         &self.rows[c * self.d..(c + 1) * self.d]
-    }
-
-    /// The two best centroids for each point of `tile`.
-    pub(super) fn nearest(&self, tile: &[f32], out: &mut Nearest) {
-        nearest::nearest(&self.rows, &self.half_norms, self.d, tile, out);
-    }
-
-    /// Upper bound of the centroids' norms.
-    pub(super) fn max_norm(&self) -> f32 {
-        (2.0 * self.half_norms.iter().copied().fold(0.0, f32::max)).sqrt() * (1.0 + 4.0 * f32::EPSILON)
     }
 
     /// Moves every centroid to the mean of its members, re-seeding empty clusters first. `labels` changes where a point
@@ -203,16 +193,6 @@ impl Centroids {
 
     /// Must follow [`Centroids::place`].
     pub(super) fn placed(&mut self) {
-        self.half_norms = half_norms(&self.rows, self.d);
+        self.sites = Sites::pack(&self.rows, self.d);
     }
-}
-
-/// ‖row‖²/2 of each row, rounded once.
-pub(super) fn half_norms(rows: &[f32], d: usize) -> Vec<f32> {
-    rows.chunks_exact(d)
-        .map(|c| {
-            let s: f64 = c.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-            (s * 0.5) as f32
-        })
-        .collect()
 }

@@ -7,7 +7,7 @@
 use super::centroids::{Centroids, NONE};
 use super::points::{Points, ROUNDOFF, parallel};
 use crate::kernels::nearest::{Nearest, TILE, pack_tile};
-use crate::kernels::squared_l2;
+use crate::kernels::{Aligned, squared_l2};
 
 const UP: f32 = 1.0 + 4.0 * f32::EPSILON;
 const DOWN: f32 = 1.0 - 4.0 * f32::EPSILON;
@@ -96,7 +96,7 @@ fn half_distances(centroids: &Centroids) -> Vec<f32> {
 
 impl Part<'_> {
     fn assign(mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
-        let max_norm = centroids.max_norm();
+        let max_norm = centroids.sites.max_norm();
         let (mut probed, mut open) = (0, 0);
         for start in (0..self.labels.len()).step_by(TILE * PROBE) {
             let end = (start + TILE).min(self.labels.len());
@@ -108,7 +108,7 @@ impl Part<'_> {
         let hopeless = 2 * open > probed;
         let mut out = Nearest::default();
         let mut waiting: Vec<usize> = Vec::with_capacity(2 * TILE);
-        let mut gathered = vec![0.0f32; TILE * points.d];
+        let mut gathered = Aligned::zeros(TILE * points.d);
         for start in (0..self.labels.len()).step_by(TILE) {
             let end = (start + TILE).min(self.labels.len());
             let before = waiting.len();
@@ -118,14 +118,14 @@ impl Part<'_> {
             }
             if hopeless || waiting.len() - before >= DENSE {
                 waiting.truncate(before);
-                centroids.nearest(points.tile((self.first + start) / TILE), &mut out);
+                centroids.sites.nearest(points.tile((self.first + start) / TILE), &mut out);
                 self.store(start..end, &out, points, max_norm);
             }
             while waiting.len() >= TILE || (end == self.labels.len() && !waiting.is_empty()) {
                 let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
                 let rows = batch.iter().map(|p| points.row(self.first + p));
                 pack_tile(rows, points.d, &mut gathered);
-                centroids.nearest(&gathered, &mut out);
+                centroids.sites.nearest(&gathered, &mut out);
                 self.store(batch.into_iter(), &out, points, max_norm);
             }
         }

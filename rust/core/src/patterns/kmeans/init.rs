@@ -2,11 +2,12 @@
 //! greedy form (their section 5): the best of several draws at each step.
 //!
 //! The law is exact, the passes over the data are few: distances are refreshed for several new centroids in one scan. In
-//! between, points are drawn from the last refresh, an upper bound of w·D², and accepted with probability D² / bound.
+//! between, points are drawn from the last refresh, an upper bound of w·D², and accepted with probability D² / bound. D² only
+//! falls, so draws can be made, and refused, for several steps ahead: one product judges them all.
 
-use super::centroids::half_norms;
 use super::points::{Points, parallel};
-use crate::kernels::nearest::{Nearest, TILE, nearest, pack_tile, scores};
+use crate::kernels::Aligned;
+use crate::kernels::nearest::{Nearest, Sites, TILE, pack_tile};
 use crate::kernels::squared_l2;
 use crate::rng::{ChaCha8Rng, RngExt, stream};
 
@@ -39,14 +40,33 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
         let wheel = Wheel::weighted(points, &bound);
         // The first centroids change the law most: refresh after 1, 2, 4, 8, then every BATCH.
         let target = k.min(refreshed + refreshed.min(BATCH));
+        let mut pool: Vec<Draw> = Vec::new();
         while chosen.len() < target {
-            let draws: Vec<usize> = (0..trials)
-                .map_while(|_| propose(points, &wheel, &bound, &chosen, &mut rng))
-                .collect();
-            if draws.is_empty() {
-                break;
+            if pool.len() < trials {
+                let wanted = trials * (target - chosen.len());
+                while pool.len() < wanted {
+                    let Some(draw) = propose(points, &wheel, &bound, &chosen, &mut rng) else {
+                        break;
+                    };
+                    pool.push(draw);
+                }
+                if pool.is_empty() {
+                    break;
+                }
+                if let Some(jury) = &mut jury {
+                    let drawn: Vec<usize> = pool.iter().map(|draw| draw.point).collect();
+                    jury.hear(points, &drawn);
+                    pool.iter_mut().enumerate().for_each(|(place, draw)| draw.place = place);
+                }
             }
-            chosen.push(pick(&mut jury, points, draws));
+            let step: Vec<Draw> = pool.drain(..trials.min(pool.len())).collect();
+            let best = match &mut jury {
+                Some(jury) => jury.pick(step.iter().map(|draw| draw.place)),
+                None => 0,
+            };
+            let new = step[best].point;
+            chosen.push(new);
+            pool.retain_mut(|draw| draw.stands(points, new));
         }
         if chosen.len() == refreshed {
             // Nothing was accepted against a fresh bound: what is left of it may be rounding. Go on with direct distances.
@@ -85,6 +105,23 @@ impl Wheel {
     }
 }
 
+/// A point that was accepted, and is again after each further centroid as long as D² exceeds the same random bar.
+struct Draw {
+    point: usize,
+    bar: f64,
+    d2: f32,
+    /// Among those that the jury heard.
+    place: usize,
+}
+
+impl Draw {
+    /// It is still accepted with the centroid `new`.
+    fn stands(&mut self, points: &Points<'_>, new: usize) -> bool {
+        self.d2 = self.d2.min(squared_l2(points.row(self.point), points.row(new)));
+        self.bar < f64::from(self.d2)
+    }
+}
+
 /// Draws from the wheel until a point is accepted.
 fn propose(
     points: &Points<'_>,
@@ -92,27 +129,26 @@ fn propose(
     bound: &[f32],
     chosen: &[usize],
     rng: &mut ChaCha8Rng,
-) -> Option<usize> {
+) -> Option<Draw> {
     if wheel.total() <= 0.0 {
         return None;
     }
-    for _ in 0..PATIENCE {
-        let i = wheel.draw(rng);
-        let d2 = chosen
-            .iter()
-            .map(|&c| squared_l2(points.row(i), points.row(c)))
-            .fold(f32::INFINITY, f32::min);
-        if rng.random::<f64>() * f64::from(bound[i]) < f64::from(d2) {
-            return Some(i);
-        }
-    }
-    None
+    (0..PATIENCE).find_map(|_| {
+        let point = wheel.draw(rng);
+        let mut draw = Draw {
+            point,
+            bar: rng.random::<f64>() * f64::from(bound[point]),
+            d2: f32::INFINITY,
+            place: 0,
+        };
+        chosen.iter().all(|&c| draw.stands(points, c)).then_some(draw)
+    })
 }
 
 /// Lowers the upper bounds of D² by the centroids `new`.
 fn refresh(points: &Points<'_>, new: &[usize], bound: &mut [f32]) {
     let rows: Vec<f32> = new.iter().flat_map(|&c| points.row(c)).copied().collect();
-    let half = half_norms(&rows, points.d);
+    let sites = Sites::pack(&rows, points.d);
     let max_norm = new.iter().map(|&c| points.norms[c]).fold(0.0, f32::max);
     let part = points.part();
     parallel(
@@ -121,7 +157,7 @@ fn refresh(points: &Points<'_>, new: &[usize], bound: &mut [f32]) {
             let mut out = Nearest::default();
             for (t, bound) in bound.chunks_mut(TILE).enumerate() {
                 let tile = p * part / TILE + t;
-                nearest(&rows, &half, points.d, points.tile(tile), &mut out);
+                sites.nearest(points.tile(tile), &mut out);
                 for (lane, b) in bound.iter_mut().enumerate() {
                     let i = tile * TILE + lane;
                     let d2 = points.squared_distance(i, out.best[lane]) + points.error_bound(i, max_norm);
@@ -162,25 +198,29 @@ fn exhaustive(
         if wheel.total() <= 0.0 {
             break;
         }
-        let draws = (0..trials).map(|_| wheel.draw(rng)).collect();
-        chosen.push(pick(jury, points, draws));
-    }
-}
-
-/// The best of `draws`, which is not empty.
-fn pick(jury: &mut Option<Jury>, points: &Points<'_>, draws: Vec<usize>) -> usize {
-    match jury {
-        Some(jury) => jury.pick(points, &draws),
-        None => draws[0],
+        let draws: Vec<usize> = (0..trials).map(|_| wheel.draw(rng)).collect();
+        let best = match jury {
+            Some(jury) => {
+                jury.hear(points, &draws);
+                jury.pick(0..draws.len())
+            }
+            None => 0,
+        };
+        chosen.push(draws[best]);
     }
 }
 
 /// Evenly spaced points (all of them, if they are few) that tell which draw lowers the error most.
 struct Jury {
-    tiles: Vec<f32>,
-    members: Vec<usize>,
-    /// Squared distance of each member to its nearest centroid so far.
+    tiles: Aligned,
+    /// Of each lane, zero beyond the last member.
+    weights: Vec<f32>,
+    norms2: Vec<f32>,
+    /// Squared distance to the nearest centroid so far.
     d2: Vec<f32>,
+    /// Scores of the draws heard: (tiles, draws, [`TILE`]).
+    scores: Vec<f32>,
+    heard: usize,
     d: usize,
 }
 
@@ -189,47 +229,81 @@ impl Jury {
         let size = JURY.max(JURY_PER_CENTROID * k).min(points.n);
         let members: Vec<usize> = (0..size).map(|m| m * points.n / size).collect();
         let d = points.d;
-        let mut tiles = vec![0.0; size.div_ceil(TILE) * TILE * d];
+        let lanes = size.next_multiple_of(TILE);
+        let mut tiles = Aligned::zeros(lanes * d);
         for (tile, members) in tiles.chunks_exact_mut(TILE * d).zip(members.chunks(TILE)) {
             pack_tile(members.iter().map(|&i| points.row(i)), d, tile);
         }
+        let lane = |of: &dyn Fn(usize) -> f32| {
+            let mut values: Vec<f32> = members.iter().map(|&i| of(i)).collect();
+            values.resize(lanes, 0.0);
+            values
+        };
         let mut jury = Self {
             tiles,
-            d2: vec![f32::INFINITY; size],
-            members,
+            weights: lane(&|i| points.weight(i)),
+            norms2: lane(&|i| points.norms2[i]),
+            d2: vec![f32::INFINITY; lanes],
+            scores: Vec::new(),
+            heard: 0,
             d,
         };
-        jury.pick(points, &[first]);
+        jury.hear(points, &[first]);
+        jury.pick(0..1);
         jury
     }
 
-    /// The draw after which the weighted error is smallest, the first among equals; it becomes a centroid.
-    fn pick(&mut self, points: &Points<'_>, draws: &[usize]) -> usize {
+    /// Scores `draws`; their places are their positions.
+    fn hear(&mut self, points: &Points<'_>, draws: &[usize]) {
         let rows: Vec<f32> = draws.iter().flat_map(|&c| points.row(c)).copied().collect();
-        let half = half_norms(&rows, self.d);
-        let mut block = vec![0.0f32; draws.len() * TILE];
-        let mut after = vec![vec![0.0f32; self.members.len()]; draws.len()];
-        for (t, tile) in self.tiles.chunks_exact(TILE * self.d).enumerate() {
-            scores(&rows, &half, self.d, tile, &mut block);
-            for (after, scores) in after.iter_mut().zip(block.chunks_exact(TILE)) {
-                let members = t * TILE..self.members.len().min((t + 1) * TILE);
-                for (m, score) in members.zip(scores) {
-                    let d2 = points.squared_distance(self.members[m], *score);
-                    after[m] = self.d2[m].min(d2.max(0.0));
-                }
+        let sites = Sites::pack(&rows, self.d);
+        self.heard = draws.len();
+        self.scores.resize(self.weights.len() * self.heard, 0.0);
+        let tiles = self.weights.len() / TILE;
+        let part = tiles.div_ceil(points.n_threads);
+        let parts = self
+            .scores
+            .chunks_mut(part * self.heard * TILE)
+            .zip(self.tiles.chunks(part * self.d * TILE))
+            .collect();
+        parallel(parts, |(scores, tiles): (&mut [f32], &[f32])| {
+            let scores = scores.chunks_exact_mut(self.heard * TILE);
+            for (tile, scores) in tiles.chunks_exact(self.d * TILE).zip(scores) {
+                sites.scores(tile, scores);
             }
+        });
+    }
+
+    /// Squared distances of tile `t` to its nearest centroid with the draw at `place`.
+    fn after(&self, t: usize, place: usize) -> [f32; TILE] {
+        let lanes = t * TILE..(t + 1) * TILE;
+        let at = (t * self.heard + place) * TILE;
+        let mut d2 = [0.0; TILE];
+        let scores = self.scores[at..at + TILE].iter().zip(&self.norms2[lanes.clone()]);
+        for ((d2, (score, norm2)), old) in d2.iter_mut().zip(scores).zip(&self.d2[lanes]) {
+            *d2 = (norm2 - 2.0 * score).max(0.0).min(*old);
         }
-        let error = |after: &Vec<f32>| -> f64 {
-            let weighted = after.iter().zip(&self.members);
-            weighted
-                .map(|(d2, &i)| f64::from(points.weight(i)) * f64::from(*d2))
-                .sum()
+        d2
+    }
+
+    /// The first of `places` after which the weighted error is smallest, as a position in `places`; it becomes a centroid.
+    fn pick(&mut self, places: impl Iterator<Item = usize>) -> usize {
+        let tiles = self.weights.len() / TILE;
+        let error = |place: usize| -> f64 {
+            let of = |t: usize| -> f64 {
+                let weights = self.weights[t * TILE..].iter();
+                let weighted: f32 = self.after(t, place).iter().zip(weights).map(|(d2, w)| w * d2).sum();
+                f64::from(weighted)
+            };
+            (0..tiles).map(of).sum()
         };
-        let errors: Vec<f64> = after.iter().map(error).collect();
-        let best = (0..draws.len())
-            .min_by(|&a, &b| errors[a].total_cmp(&errors[b]))
-            .unwrap_or(0);
-        self.d2 = after.swap_remove(best);
-        draws[best]
+        let errors = places.map(|place| (error(place), place)).enumerate();
+        let best = errors.min_by(|a, b| a.1.0.total_cmp(&b.1.0));
+        let Some((position, (_, place))) = best else { return 0 };
+        for t in 0..tiles {
+            let d2 = self.after(t, place);
+            self.d2[t * TILE..(t + 1) * TILE].copy_from_slice(&d2);
+        }
+        position
     }
 }

@@ -3,6 +3,7 @@
 use super::centroids::Centroids;
 use super::lloyd::{Ended, full_scan};
 use super::points::Points;
+use crate::kernels::Aligned;
 use crate::kernels::nearest::{Nearest, TILE, pack_tile};
 use crate::rng::{RngExt, stream};
 
@@ -23,7 +24,7 @@ pub(super) fn iterate(
     let mut rng = stream(seed, STREAM);
     let d = points.d;
     let mut mass = vec![0.0f64; centroids.k];
-    let mut tile = vec![0.0f32; TILE * d];
+    let mut tile = Aligned::zeros(TILE * d);
     let mut out = Nearest::default();
     let mut recent = std::collections::VecDeque::with_capacity(10);
     let mut iterations = 0;
@@ -33,7 +34,7 @@ pub(super) fn iterate(
         picks.fill_with(|| rng.random_range(0..points.n));
         for (picks, labels) in picks.chunks(TILE).zip(labels.chunks_mut(TILE)) {
             pack_tile(picks.iter().map(|&i| points.row(i)), d, &mut tile);
-            centroids.nearest(&tile, &mut out);
+            centroids.sites.nearest(&tile, &mut out);
             labels.copy_from_slice(&out.indices()[..labels.len()]);
         }
         let largest = step(points, centroids, &picks, &labels, &mut mass);

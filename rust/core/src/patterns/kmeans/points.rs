@@ -1,7 +1,7 @@
 //! The points as the algorithms read them: row-major for updates, packed in tiles for scans.
 
 use crate::kernels::nearest::{TILE, pack_tile};
-use crate::kernels::{dot, normalize};
+use crate::kernels::{Aligned, dot, normalize};
 use std::borrow::Cow;
 
 /// Unit roundoff of `f32`.
@@ -13,10 +13,11 @@ pub(super) struct Points<'a> {
     pub(super) n: usize,
     pub(super) d: usize,
     weights: Option<&'a [f32]>,
-    tiles: Vec<f32>,
+    tiles: Aligned,
     /// ‖x‖.
     pub(super) norms: Vec<f32>,
-    norms2: Vec<f32>,
+    /// ‖x‖².
+    pub(super) norms2: Vec<f32>,
     /// What was subtracted from every row.
     shift: Option<Vec<f32>>,
     pub(super) n_threads: usize,
@@ -46,7 +47,7 @@ impl<'a> Points<'a> {
             shift = Some(mean);
         }
         let norms2: Vec<f32> = rows.chunks_exact(d).map(|r| dot(r, r)).collect();
-        let mut tiles = vec![0.0; n.div_ceil(TILE) * TILE * d];
+        let mut tiles = Aligned::zeros(n.div_ceil(TILE) * TILE * d);
         let parts = tiles
             .chunks_mut(tiles_per_part(n, n_threads) * TILE * d)
             .zip(rows.chunks(tiles_per_part(n, n_threads) * TILE * d))
