@@ -86,7 +86,10 @@ pub struct Sites {
 #[inline(always)]
 fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = k.div_ceil(BLOCK);
-    let (width, wider) = (k.checked_div(count).unwrap_or(0), k.checked_rem(count).unwrap_or(0));
+    let (width, wider) = (
+        k.checked_div(count).unwrap_or(0),
+        k.checked_rem(count).unwrap_or(0),
+    );
     (0..count).map(move |b| (b * width + b.min(wider), width + usize::from(b < wider)))
 }
 
@@ -94,7 +97,10 @@ impl Sites {
     /// Packs `rows` (k, d).
     #[must_use]
     pub fn pack(rows: &[f32], d: usize) -> Self {
-        assert!(d > 0 && rows.len().is_multiple_of(d), "sites: expected rows (k, d)");
+        assert!(
+            d > 0 && rows.len().is_multiple_of(d),
+            "sites: expected rows (k, d)"
+        );
         let k = rows.len() / d;
         assert!(k < 1 << 24, "sites: too many centroids");
         let mut data = Aligned::zeros(k * d);
@@ -146,10 +152,7 @@ impl Sites {
 
     /// The two best centroids for each point of `tile` (d, [`TILE`]).
     pub fn nearest(&self, tile: &[f32], out: &mut Nearest) {
-        assert!(
-            tile.len() == self.d * TILE,
-            "nearest: expected tile (d, {TILE})"
-        );
+        assert!(tile.len() == self.d * TILE, "nearest: expected tile (d, {TILE})");
         *out = Nearest::default();
         // SAFETY: the table is this processor's, the lengths agree.
         unsafe { (table().nearest)(self, tile, out) };

@@ -118,7 +118,9 @@ impl Part<'_> {
             }
             if hopeless || waiting.len() - before >= DENSE {
                 waiting.truncate(before);
-                centroids.sites.nearest(points.tile((self.first + start) / TILE), &mut out);
+                centroids
+                    .sites
+                    .nearest(points.tile((self.first + start) / TILE), &mut out);
                 self.store(start..end, &out, points, max_norm);
             }
             while waiting.len() >= TILE || (end == self.labels.len() && !waiting.is_empty()) {

@@ -56,7 +56,9 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
                 if let Some(jury) = &mut jury {
                     let drawn: Vec<usize> = pool.iter().map(|draw| draw.point).collect();
                     jury.hear(points, &drawn);
-                    pool.iter_mut().enumerate().for_each(|(place, draw)| draw.place = place);
+                    pool.iter_mut()
+                        .enumerate()
+                        .for_each(|(place, draw)| draw.place = place);
                 }
             }
             let step: Vec<Draw> = pool.drain(..trials.min(pool.len())).collect();
@@ -292,14 +294,21 @@ impl Jury {
         let error = |place: usize| -> f64 {
             let of = |t: usize| -> f64 {
                 let weights = self.weights[t * TILE..].iter();
-                let weighted: f32 = self.after(t, place).iter().zip(weights).map(|(d2, w)| w * d2).sum();
+                let weighted: f32 = self
+                    .after(t, place)
+                    .iter()
+                    .zip(weights)
+                    .map(|(d2, w)| w * d2)
+                    .sum();
                 f64::from(weighted)
             };
             (0..tiles).map(of).sum()
         };
         let errors = places.map(|place| (error(place), place)).enumerate();
         let best = errors.min_by(|a, b| a.1.0.total_cmp(&b.1.0));
-        let Some((position, (_, place))) = best else { return 0 };
+        let Some((position, (_, place))) = best else {
+            return 0;
+        };
         for t in 0..tiles {
             let d2 = self.after(t, place);
             self.d2[t * TILE..(t + 1) * TILE].copy_from_slice(&d2);

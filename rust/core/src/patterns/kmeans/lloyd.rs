@@ -35,7 +35,9 @@ pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut
     parallel(parts, |(p, labels): (usize, &mut [u32])| {
         let mut out = Nearest::default();
         for (t, labels) in labels.chunks_mut(TILE).enumerate() {
-            centroids.sites.nearest(points.tile(p * part / TILE + t), &mut out);
+            centroids
+                .sites
+                .nearest(points.tile(p * part / TILE + t), &mut out);
             labels.copy_from_slice(&out.indices()[..labels.len()]);
         }
     });
