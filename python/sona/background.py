@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from sona.engine import SonaEngine
 
 __all__ = ["BackgroundThread", "LearningResult", "ScopeLearning"]
-
-_LOG = logging.getLogger("sona")
 
 
 @dataclass(frozen=True)
@@ -107,5 +104,7 @@ class BackgroundThread:
                 self.cycles += 1
             except (OSError, ValueError, RuntimeError):
                 self.failures += 1
-                _LOG.exception("background cycle failed")
+                import logging  # not at import
+
+                logging.getLogger("sona").exception("background cycle failed")
             del engine

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sona.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["SonaConfig"]
 

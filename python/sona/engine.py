@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -154,6 +153,8 @@ class SonaEngine(_core.Engine):
         CorruptStateError
             If the bytes are damaged, foreign or of another version.
         """
+        from pathlib import Path  # not at import
+
         where = Path(path)
         if where.is_dir():
             settings = _core.directory_settings(os.fspath(where))
@@ -302,6 +303,8 @@ class SonaEngine(_core.Engine):
         or neither, rows hold prompt, chosen, rejected and weight as text instead; what is not in them is left out.
         O(event log).
         """
+        from pathlib import Path
+
         from sona.store import export_preferences
 
         rows = self._preferences()

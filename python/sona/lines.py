@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["write_lines"]
 
@@ -22,6 +22,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     Bytes are written in hexadecimal.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as d:
     ...     path = Path(d) / "x.jsonl"
     ...     write_lines(path, [{"id": bytes(1)}, {"id": "b"}])
@@ -29,6 +30,10 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     2
     ['{"id": "00"}', '{"id": "b"}']
     """
+    # Few programs export anything, and these two take longer to import than the rest of the package.
+    import json
+    import tempfile
+
     count = 0
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:

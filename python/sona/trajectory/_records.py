@@ -8,7 +8,7 @@ import operator
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ Vector = npt.NDArray[np.float32]
 
 
 def finite(name: str, value: float) -> float:
+    """``value`` as a float; ``NotFiniteError`` under ``name`` if it is NaN or infinite."""
     value = float(value)
     if not math.isfinite(value):
         raise NotFiniteError(f"{name}: not finite ({value})")
@@ -98,8 +99,28 @@ class TrajectoryStep(Record):
         put(self, "timestamp", finite("timestamp", self.timestamp))
 
 
+class _Packed(Record):
+    """A record that a buffer keeps packed until one of its fields is read."""
+
+    __slots__ = ("_packed",)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Python comes here only for names that are not there: no such field, or the record is still packed.
+            try:
+                packed = object.__getattribute__(self, "_packed")
+            except AttributeError:
+                packed = None
+            if packed is not None:
+                for field_, value in zip(type(self).__slots__, packed.fields(), strict=True):
+                    object.__setattr__(self, field_, value)
+                object.__setattr__(self, "_packed", None)
+            return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class QueryTrajectory(Record):
+class QueryTrajectory(_Packed):
     """The finished record of one request.
 
     Parameters

@@ -45,8 +45,21 @@ pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
 
 /// Checks the envelope and returns the payload.
 pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8]> {
-    let what = || format!("{} state", String::from_utf8_lossy(&kind.tag));
-    let fail = |reason: String| Err(Error::corrupt(what(), reason));
+    let (head, sum, payload) = parts(kind, bytes)?;
+    if checksum(head, payload) == sum {
+        Ok(payload)
+    } else {
+        Err(Error::corrupt(what(kind), "checksum does not match"))
+    }
+}
+
+fn what(kind: Kind) -> String {
+    format!("{} state", String::from_utf8_lossy(&kind.tag))
+}
+
+/// Head, checksum and payload, everything checked but the checksum.
+fn parts(kind: Kind, bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8])> {
+    let fail = |reason: String| Err(Error::corrupt(what(kind), reason));
     if bytes.len() < HEAD + SUM {
         return fail(format!("{} bytes are too few for a header", bytes.len()));
     }
@@ -74,10 +87,7 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8]> {
             payload.len()
         ));
     }
-    if checksum(head, payload) != sum {
-        return fail("checksum does not match".into());
-    }
-    Ok(payload)
+    Ok((head, sum, payload))
 }
 
 /// Serialises `value` into an envelope.
@@ -88,7 +98,15 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>> {
 
 /// Reads back what [`encode`] wrote; the value may borrow from `bytes`.
 pub fn decode<'a, T: Deserialize<'a>>(kind: Kind, bytes: &'a [u8]) -> Result<T> {
-    let payload = open(kind, bytes)?;
+    read(kind, open(kind, bytes)?)
+}
+
+/// [`decode`] of a state inside another one whose checksum was found to match: that covers these bytes too.
+pub fn decode_within<'a, T: Deserialize<'a>>(kind: Kind, bytes: &'a [u8]) -> Result<T> {
+    read(kind, parts(kind, bytes)?.2)
+}
+
+fn read<'a, T: Deserialize<'a>>(kind: Kind, payload: &'a [u8]) -> Result<T> {
     let (value, rest) = postcard::take_from_bytes::<T>(payload)
         .map_err(|e| Error::corrupt(String::from_utf8_lossy(&kind.tag).into_owned(), e))?;
     if rest.is_empty() {

@@ -116,7 +116,7 @@ fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage<'static>> {
 }
 
 fn scope_of(image: ScopeImage<'_>, config: &EngineConfig) -> Result<Scope> {
-    let cases = CaseMemory::from_bytes(&image.cases.0)?;
+    let cases = CaseMemory::from_bytes_within(&image.cases.0)?;
     if cases.dim() != config.dim {
         let reason = format!(
             "cases of dimension {}, the engine has {}",

@@ -99,6 +99,11 @@ impl Simd for F32x8 {
         Self(_mm256_max_ps(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm256_blendv_ps(no.0, yes.0, greater))
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
     }
@@ -163,11 +168,6 @@ impl Lanes for F32x8 {
     #[inline(always)]
     unsafe fn fetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
-    }
-    #[inline(always)]
-    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
-        let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, o.0);
-        Self(_mm256_blendv_ps(no.0, yes.0, greater))
     }
     #[inline(always)]
     unsafe fn abs(self) -> Self {

@@ -77,6 +77,11 @@ impl Simd for F32x16 {
         Self(_mm512_max_ps(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm512_mask_blend_ps(greater, no.0, yes.0))
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(_mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0))
     }
@@ -138,11 +143,6 @@ impl Lanes for F32x16 {
     #[inline(always)]
     unsafe fn fetch(p: *const f32) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
-    }
-    #[inline(always)]
-    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
-        let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, o.0);
-        Self(_mm512_mask_blend_ps(greater, no.0, yes.0))
     }
     #[inline(always)]
     unsafe fn abs(self) -> Self {

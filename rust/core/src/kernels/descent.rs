@@ -1,30 +1,61 @@
-//! Parameter updates of the optimisers. The arithmetic is written once, in plain Rust without fused multiply-adds, and
-//! compiled for each tier: every tier gives the same bits. Each update returns Σ (new − old)².
+//! Parameter updates of the optimisers. Each rule is written once, without fused multiply-adds, and runs in registers of
+//! every width: all tiers give the same bits. Each update returns Σ (new − old)², summed in the order of the tier.
 
-use super::stamp::tiers;
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module, stated in `simd`"
+)]
 
-/// Partial sums of the squared step, so that the compiler can vectorise them; the order of the sums is fixed.
-const LANES: usize = 16;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::Lanes;
+use super::simd::{One, Simd};
+use super::tier::{Tier, tier};
 
-tiers!(
-    /// p ← keep·p − rate·g.
-    sgd = sgd_body(p: &mut [f32], g: &[f32], keep: f32, rate: f32) -> f32
-);
+/// Gradients of one slice of parameters, written down or not.
+#[derive(Debug, Clone, Copy)]
+pub enum Gradient<'a> {
+    /// One value per parameter, times a factor: also one row of the outer product of two vectors.
+    Vector(f32, &'a [f32]),
+    /// Parameters `(n, 2)`: row `i` has value `i` times each factor, the outer product of two vectors row by row.
+    Pairs([f32; 2], &'a [f32]),
+}
 
-tiers!(
-    /// m ← mu·m + scale·g + coupled·p; p ← keep·p − rate·m.
-    momentum = momentum_body(p: &mut [f32], g: &[f32], m: &mut [f32], c: &Momentum) -> f32
-);
+impl Gradient<'_> {
+    /// Number of parameters.
+    fn len(&self) -> usize {
+        match self {
+            Self::Vector(_, g) => g.len(),
+            Self::Pairs(_, g) => 2 * g.len(),
+        }
+    }
+}
 
-tiers!(
-    /// v ← v + (scale·g)²; p ← keep·p − rate·scale·g/(√v + eps).
-    adagrad = adagrad_body(p: &mut [f32], g: &[f32], v: &mut [f32], c: &Adagrad) -> f32
-);
+/// p ← keep·p − rate·g.
+pub fn sgd(p: &mut [f32], g: Gradient<'_>, keep: f32, rate: f32) -> f32 {
+    descend(p, g, &mut [], &mut [], Sgd { keep, rate })
+}
 
-tiers!(
-    /// m ← b₁m + c₁g, v ← b₂v + c₂g² with g scaled; p ← keep·p − rate·m/(√v·inv + eps).
-    adamw = adamw_body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Adam) -> f32
-);
+/// m ← mu·m + scale·g + coupled·p; p ← keep·p − rate·m.
+pub fn momentum(p: &mut [f32], g: Gradient<'_>, m: &mut [f32], c: &Momentum) -> f32 {
+    descend(p, g, m, &mut [], *c)
+}
+
+/// v ← v + (scale·g)²; p ← keep·p − rate·scale·g/(√v + eps).
+pub fn adagrad(p: &mut [f32], g: Gradient<'_>, v: &mut [f32], c: &Adagrad) -> f32 {
+    descend(p, g, &mut [], v, *c)
+}
+
+/// m ← b₁m + c₁g, v ← b₂v + c₂g² with g scaled; p ← keep·p − rate·m/(√v·inv + eps).
+pub fn adamw(p: &mut [f32], g: Gradient<'_>, m: &mut [f32], v: &mut [f32], c: &Adam) -> f32 {
+    descend(p, g, m, v, *c)
+}
+
+/// Coefficients of [`sgd`].
+#[derive(Clone, Copy)]
+struct Sgd {
+    keep: f32,
+    rate: f32,
+}
 
 /// Coefficients of [`momentum`].
 #[derive(Debug, Clone, Copy)]
@@ -73,179 +104,251 @@ pub struct Adam {
     pub eps: f32,
 }
 
-/// 0/0 counts as 0: a coordinate that never had a gradient stays where it is even if eps vanishes in float32.
-#[inline(always)]
-fn ratio(a: f32, b: f32) -> f32 {
-    if b > 0.0 { a / b } else { 0.0 }
+/// One rule, on registers.
+trait Rule: Copy {
+    /// Whether it has a first and a second moment.
+    const MOMENTS: [bool; 2];
+
+    /// Factor of the gradients.
+    fn scale(&self) -> f32;
+    /// The new parameters for the scaled gradients `g`; a moment that the rule does not have is zero.
+    ///
+    /// # Safety
+    /// The contract of [`super::simd`].
+    unsafe fn step<V: Simd<E = f32>>(&self, p: V, g: V, m: &mut V, v: &mut V) -> V;
 }
 
+/// a/b, and 0/0 counts as 0: a coordinate that never had a gradient stays where it is even if eps vanishes in float32.
 #[inline(always)]
-fn sgd_body(p: &mut [f32], g: &[f32], keep: f32, rate: f32) -> f32 {
-    walk(p, g, &mut [], &mut [], |p, g, _, _| keep * p - rate * g)
+unsafe fn ratio<V: Simd<E = f32>>(a: V, b: V) -> V {
+    b.pick(V::splat(0.0), a.div(b), V::splat(0.0))
 }
 
-#[inline(always)]
-fn momentum_body(p: &mut [f32], g: &[f32], m: &mut [f32], c: &Momentum) -> f32 {
-    let c = *c;
-    walk(p, g, m, &mut [], |p, g, m, _| {
-        *m = c.mu * *m + (c.scale * g + c.coupled * p);
-        c.keep * p - c.rate * *m
-    })
+impl Rule for Sgd {
+    const MOMENTS: [bool; 2] = [false, false];
+
+    fn scale(&self) -> f32 {
+        self.rate
+    }
+    #[inline(always)]
+    unsafe fn step<V: Simd<E = f32>>(&self, p: V, g: V, _: &mut V, _: &mut V) -> V {
+        V::splat(self.keep).mul(p).sub(g)
+    }
 }
 
-#[inline(always)]
-fn adagrad_body(p: &mut [f32], g: &[f32], v: &mut [f32], c: &Adagrad) -> f32 {
-    let c = *c;
-    walk(p, g, v, &mut [], |p, g, v, _| {
-        let g = c.scale * g;
-        *v += g * g;
-        c.keep * p - ratio(c.rate * g, v.sqrt() + c.eps)
-    })
+impl Rule for Momentum {
+    const MOMENTS: [bool; 2] = [true, false];
+
+    fn scale(&self) -> f32 {
+        self.scale
+    }
+    #[inline(always)]
+    unsafe fn step<V: Simd<E = f32>>(&self, p: V, g: V, m: &mut V, _: &mut V) -> V {
+        *m = V::splat(self.mu)
+            .mul(*m)
+            .add(g.add(V::splat(self.coupled).mul(p)));
+        V::splat(self.keep).mul(p).sub(V::splat(self.rate).mul(*m))
+    }
 }
 
-#[inline(always)]
-fn adamw_body(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Adam) -> f32 {
-    let c = *c;
-    walk(p, g, m, v, |p, g, m, v| {
-        let g = c.scale * g;
-        *m = c.first.0 * *m + c.first.1 * g;
-        *v = c.second.0 * *v + c.second.1 * g * g;
-        c.keep * p - ratio(c.rate * *m, v.sqrt() * c.inv + c.eps)
-    })
+impl Rule for Adagrad {
+    const MOMENTS: [bool; 2] = [false, true];
+
+    fn scale(&self) -> f32 {
+        self.scale
+    }
+    #[inline(always)]
+    unsafe fn step<V: Simd<E = f32>>(&self, p: V, g: V, _: &mut V, v: &mut V) -> V {
+        *v = v.add(g.mul(g));
+        let step = ratio(V::splat(self.rate).mul(g), v.sqrt().add(V::splat(self.eps)));
+        V::splat(self.keep).mul(p).sub(step)
+    }
 }
 
-/// Runs `f(p, g, &mut m, &mut v)` over all parameters; a state that the rule does not have is an empty slice.
-#[inline(always)]
-fn walk(
-    p: &mut [f32],
-    g: &[f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    f: impl Fn(f32, f32, &mut f32, &mut f32) -> f32,
-) -> f32 {
-    let n = p.len();
+impl Rule for Adam {
+    const MOMENTS: [bool; 2] = [true, true];
+
+    fn scale(&self) -> f32 {
+        self.scale
+    }
+    #[inline(always)]
+    unsafe fn step<V: Simd<E = f32>>(&self, p: V, g: V, m: &mut V, v: &mut V) -> V {
+        *m = V::splat(self.first.0).mul(*m).add(V::splat(self.first.1).mul(g));
+        let square = V::splat(self.second.1).mul(g).mul(g);
+        *v = V::splat(self.second.0).mul(*v).add(square);
+        let root = v.sqrt().mul(V::splat(self.inv)).add(V::splat(self.eps));
+        let step = ratio(V::splat(self.rate).mul(*m), root);
+        V::splat(self.keep).mul(p).sub(step)
+    }
+}
+
+/// Runs a rule over all parameters; a moment that it does not have is an empty slice.
+fn descend<R: Rule>(p: &mut [f32], g: Gradient<'_>, m: &mut [f32], v: &mut [f32], rule: R) -> f32 {
+    let [first, second] = R::MOMENTS.map(|has| if has { p.len() } else { 0 });
     assert!(
-        g.len() == n && (m.is_empty() || m.len() == n) && (v.is_empty() || v.len() == n),
+        g.len() == p.len() && m.len() == first && v.len() == second,
         "descent: lengths differ"
     );
-    let mut acc = [0.0f32; LANES];
-    // Full blocks are arrays of fixed length: that is what lets the compiler keep them in registers.
-    let mut block = |p: &mut [f32; LANES], g: &[f32; LANES], m: &mut [f32; LANES], v: &mut [f32; LANES]| {
-        for i in 0..LANES {
-            let new = f(p[i], g[i], &mut m[i], &mut v[i]);
-            let step = new - p[i];
-            p[i] = new;
-            acc[i] += step * step;
-        }
+    let walk = Walk {
+        p: p.as_mut_ptr(),
+        m: m.as_mut_ptr(),
+        v: v.as_mut_ptr(),
+        rule,
     };
-    let (pb, p_tail) = p.as_chunks_mut::<LANES>();
-    let (gb, g_tail) = g.as_chunks::<LANES>();
-    let (mb, m_tail) = m.as_chunks_mut::<LANES>();
-    let (vb, v_tail) = v.as_chunks_mut::<LANES>();
-    let mut none = ([0.0; LANES], [0.0; LANES]);
-    let (mut mb, mut vb) = (mb.iter_mut(), vb.iter_mut());
-    for (p, g) in pb.iter_mut().zip(gb) {
-        block(
-            p,
-            g,
-            mb.next().unwrap_or(&mut none.0),
-            vb.next().unwrap_or(&mut none.1),
-        );
+    match tier() {
+        // SAFETY: `tier` names only what this processor has, and the lengths agree.
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => unsafe { avx512(&walk, g) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => unsafe { avx2(&walk, g) },
+        // SAFETY: as above; this needs nothing of the processor.
+        _ => unsafe { walk.one_by_one(g) },
     }
-    if !p_tail.is_empty() {
-        let padded = |x: &[f32]| {
-            let mut out = [0.0; LANES];
-            out[..x.len()].copy_from_slice(x);
-            out
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn avx512<R: Rule>(walk: &Walk<R>, g: Gradient<'_>) -> f32 {
+    // SAFETY: the caller's.
+    unsafe { walk.by_registers::<super::avx512::F32x16>(g) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<R: Rule>(walk: &Walk<R>, g: Gradient<'_>) -> f32 {
+    // SAFETY: the caller's.
+    unsafe { walk.by_registers::<super::avx2::F32x8>(g) }
+}
+
+/// Parameters and moments of equal length, and what to do with them.
+struct Walk<R> {
+    p: *mut f32,
+    m: *mut f32,
+    v: *mut f32,
+    rule: R,
+}
+
+impl<R: Rule> Walk<R> {
+    /// One full register at `i`.
+    #[inline(always)]
+    unsafe fn full<V: Simd<E = f32>>(&self, i: usize, g: V, sum: V) -> V {
+        let old = V::load(self.p.add(i));
+        let [first, second] = R::MOMENTS;
+        let mut m = if first {
+            V::load(self.m.add(i))
+        } else {
+            V::splat(0.0)
         };
-        let (mut pt, gt, mut mt, mut vt) = (padded(p_tail), padded(g_tail), padded(m_tail), padded(v_tail));
-        block(&mut pt, &gt, &mut mt, &mut vt);
-        for (to, from) in [(p_tail, pt), (m_tail, mt), (v_tail, vt)] {
-            to.copy_from_slice(&from[..to.len()]);
+        let mut v = if second {
+            V::load(self.v.add(i))
+        } else {
+            V::splat(0.0)
+        };
+        let new = self.rule.step(old, g, &mut m, &mut v);
+        new.store(self.p.add(i));
+        if first {
+            m.store(self.m.add(i));
         }
+        if second {
+            v.store(self.v.add(i));
+        }
+        let step = new.sub(old);
+        step.fma(step, sum)
     }
-    acc.iter().sum()
+
+    unsafe fn one_by_one(&self, g: Gradient<'_>) -> f32 {
+        let scale = self.rule.scale();
+        let mut sum = One::<f32>::splat(0.0);
+        match g {
+            Gradient::Vector(k, g) => {
+                for (i, g) in g.iter().enumerate() {
+                    sum = self.full(i, One::splat(k * scale * g), sum);
+                }
+            }
+            Gradient::Pairs(k, g) => {
+                for (i, g) in g.iter().enumerate() {
+                    sum = self.full(2 * i, One::splat(k[0] * scale * g), sum);
+                    sum = self.full(2 * i + 1, One::splat(k[1] * scale * g), sum);
+                }
+            }
+        }
+        sum.sum()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Rule> Walk<R> {
+    /// The first `n < N` lanes at `i`.
+    #[inline(always)]
+    unsafe fn part<V: Lanes>(&self, i: usize, n: usize, g: V, sum: V) -> V {
+        let old = V::load_part(self.p.add(i), n);
+        let [first, second] = R::MOMENTS;
+        let none = V::splat(0.0);
+        let mut m = if first {
+            V::load_part(self.m.add(i), n)
+        } else {
+            none
+        };
+        let mut v = if second {
+            V::load_part(self.v.add(i), n)
+        } else {
+            none
+        };
+        let new = self.rule.step(old, g, &mut m, &mut v);
+        new.store_part(self.p.add(i), n);
+        if first {
+            m.store_part(self.m.add(i), n);
+        }
+        if second {
+            v.store_part(self.v.add(i), n);
+        }
+        let step = new.sub(old);
+        step.fma(step, sum)
+    }
+
+    #[inline(always)]
+    unsafe fn by_registers<V: Lanes>(&self, g: Gradient<'_>) -> f32 {
+        let scale = self.rule.scale();
+        let mut sum = V::splat(0.0);
+        let mut i = 0;
+        match g {
+            Gradient::Vector(k, g) => {
+                let k = V::splat(k * scale);
+                while i + V::N <= g.len() {
+                    sum = self.full(i, V::load(g.as_ptr().add(i)).mul(k), sum);
+                    i += V::N;
+                }
+                if i < g.len() {
+                    let n = g.len() - i;
+                    let tail = V::load_part(g.as_ptr().add(i), n).mul(k);
+                    sum = self.part(i, n, tail, sum);
+                }
+            }
+            Gradient::Pairs([k0, k1], g) => {
+                let k = V::alternate(k0 * scale, k1 * scale);
+                while i + V::N <= g.len() {
+                    let (lo, hi) = V::load(g.as_ptr().add(i)).twice();
+                    sum = self.full(2 * i, lo.mul(k), sum);
+                    sum = self.full(2 * i + V::N, hi.mul(k), sum);
+                    i += V::N;
+                }
+                let n = 2 * (g.len() - i);
+                if n > 0 {
+                    let (lo, hi) = V::load_part(g.as_ptr().add(i), n / 2).twice();
+                    if n < V::N {
+                        sum = self.part(2 * i, n, lo.mul(k), sum);
+                    } else {
+                        sum = self.full(2 * i, lo.mul(k), sum);
+                        sum = self.part(2 * i + V::N, n - V::N, hi.mul(k), sum);
+                    }
+                }
+            }
+        }
+        sum.sum()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn data(n: usize, k: f32) -> Vec<f32> {
-        (0..n).map(|i| (i as f32 * k).sin()).collect()
-    }
-
-    /// Against the formulas written plainly, for lengths around the block size; the bits must agree.
-    #[test]
-    fn every_length_follows_the_formulas() {
-        let adam = Adam {
-            keep: 0.99,
-            rate: 0.1,
-            scale: 0.5,
-            first: (0.9, 0.1),
-            second: (0.999, 0.001),
-            inv: 3.0,
-            eps: 1e-8,
-        };
-        for n in 0..70 {
-            let (mut p, g, mut m, mut v) = (data(n, 0.3), data(n, 0.7), data(n, 0.9), vec![0.2; n]);
-            let want: Vec<(f32, f32, f32)> = (0..n)
-                .map(|i| {
-                    let g = adam.scale * g[i];
-                    let m = 0.9 * m[i] + 0.1 * g;
-                    let v = 0.999 * v[i] + 0.001 * g * g;
-                    (
-                        adam.keep * p[i] - adam.rate * m / (v.sqrt() * adam.inv + adam.eps),
-                        m,
-                        v,
-                    )
-                })
-                .collect();
-            let before = p.clone();
-            let moved = adamw(&mut p, &g, &mut m, &mut v, &adam);
-            for i in 0..n {
-                assert_eq!((p[i], m[i], v[i]), want[i]);
-            }
-            let sum: f32 = p.iter().zip(&before).map(|(a, b)| (a - b) * (a - b)).sum();
-            assert!((moved - sum).abs() <= 1e-5 * sum);
-            let mut q = before.clone();
-            sgd(&mut q, &g, 0.9, 0.1);
-            for i in 0..n {
-                assert_eq!(q[i], 0.9 * before[i] - 0.1 * g[i]);
-            }
-        }
-    }
-
-    #[test]
-    fn tiers_agree_bit_for_bit() {
-        let n = 53;
-        let (g, m, v) = (data(n, 0.7), data(n, 0.9), vec![0.2; n]);
-        let c = Adagrad {
-            keep: 0.99,
-            rate: 0.1,
-            scale: 0.5,
-            eps: 1e-10,
-        };
-        let (mut p, mut w) = (data(n, 0.3), v.clone());
-        let (mut q, mut x) = (p.clone(), v.clone());
-        assert_eq!(
-            adagrad(&mut p, &g, &mut w, &c),
-            adagrad_body(&mut q, &g, &mut x, &c)
-        );
-        assert_eq!((p, w), (q, x));
-        let c = Momentum {
-            keep: 1.0,
-            rate: 0.1,
-            scale: 1.0,
-            coupled: 0.01,
-            mu: 0.9,
-        };
-        let (mut p, mut w) = (data(n, 0.3), m.clone());
-        let (mut q, mut x) = (p.clone(), m);
-        assert_eq!(
-            momentum(&mut p, &g, &mut w, &c),
-            momentum_body(&mut q, &g, &mut x, &c)
-        );
-        assert_eq!((p, w), (q, x));
-    }
-}
+#[path = "descent_tests.rs"]
+mod tests;

@@ -69,6 +69,11 @@ impl Simd for F64x4 {
         Self(_mm256_min_pd(self.0, o.0))
     }
     #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm256_cmp_pd::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm256_blendv_pd(no.0, yes.0, greater))
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         Self(_mm256_round_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
     }
@@ -187,6 +192,11 @@ impl Simd for F64x8 {
     #[inline(always)]
     unsafe fn min(self, o: Self) -> Self {
         Self(_mm512_min_pd(self.0, o.0))
+    }
+    #[inline(always)]
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+        let greater = _mm512_cmp_pd_mask::<_CMP_GT_OQ>(self.0, o.0);
+        Self(_mm512_mask_blend_pd(greater, no.0, yes.0))
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {

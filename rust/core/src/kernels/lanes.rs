@@ -11,8 +11,6 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 pub(super) trait Lanes: Simd<E = f32> {
     /// Hints that `p` will be read; any address is allowed.
     unsafe fn fetch(p: *const f32);
-    /// Lane by lane `yes` where `self > o`, else `no`.
-    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self;
     unsafe fn abs(self) -> Self;
     /// Nearest integers as signed bytes (values lie in −128..=127), the first `n <= N` of them stored.
     unsafe fn store_i8(self, p: *mut i8, n: usize);

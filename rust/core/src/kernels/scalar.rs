@@ -1,5 +1,7 @@
 //! Scalar reference of every kernel: what the SIMD tiers must agree with, and what runs where none is available.
 
+use serde::{Deserialize, Serialize};
+
 /// Σ aᵢbᵢ.
 #[must_use]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -99,7 +101,7 @@ pub fn low_rank_apply_rows(x: &[f32], d: usize, a: &[f32], b: &[f32], rank: usiz
 }
 
 /// Ax and Bᵀg of a rank-2 adapter, what its gradients are made of; rank 1 leaves the second entries 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Projections {
     /// Ax.
     pub ax: [f32; 2],

@@ -32,6 +32,8 @@ pub(super) trait Simd: Copy {
     unsafe fn max(self, o: Self) -> Self;
     /// Lane by lane the smaller; `o` where either is NaN.
     unsafe fn min(self, o: Self) -> Self;
+    /// Lane by lane `yes` where `self > o`, else `no`.
+    unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self;
     /// Nearest integer, ties to even.
     unsafe fn round(self) -> Self;
     /// `self · 2ⁿ` for integers `n` between the least exponent of a denormal and the largest exponent, rounded once.
@@ -105,6 +107,10 @@ macro_rules! one {
             #[inline(always)]
             unsafe fn min(self, o: Self) -> Self {
                 Self(if self.0 < o.0 { self.0 } else { o.0 })
+            }
+            #[inline(always)]
+            unsafe fn pick(self, o: Self, yes: Self, no: Self) -> Self {
+                if self.0 > o.0 { yes } else { no }
             }
             #[inline(always)]
             unsafe fn round(self) -> Self {

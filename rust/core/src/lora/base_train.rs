@@ -5,6 +5,7 @@ use super::contrastive::in_batch;
 use super::optim::check_rate;
 use crate::error::{Error, Result, check_dim, check_finite};
 use crate::kernels;
+use crate::kernels::descent::Gradient;
 
 /// Rows to train on: row i of each belongs to row i of the others.
 #[derive(Debug, Clone, Copy)]
@@ -85,8 +86,8 @@ impl BaseLora {
             lr,
             1.0,
             &mut [
-                (factors.a.as_mut_slice(), da.as_slice()),
-                (factors.b.as_mut_slice(), db.as_slice()),
+                (factors.a.as_mut_slice(), Gradient::Vector(1.0, &da)),
+                (factors.b.as_mut_slice(), Gradient::Vector(1.0, &db)),
             ],
         );
         factors.refresh();

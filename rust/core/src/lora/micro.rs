@@ -1,11 +1,12 @@
 //! The fast adapter: changes the query vector within the same request.
 
 use super::factors::Factors;
-use super::optim::{Optimizer, Rule, check_rate};
+use super::micro_config::{ApplyReport, MicroConfig};
+use super::optim::{Optimizer, check_rate};
+use super::pending::{Outer, Pending, square};
 use super::trust::{self, Anchor, QueryRing};
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite};
-use crate::kernels;
 use crate::metrics::Metrics;
 use crate::rng;
 use crate::trajectory::LearningSignal;
@@ -13,97 +14,8 @@ use serde::{Deserialize, Serialize};
 
 const KIND: Kind = Kind {
     tag: *b"MLRA",
-    version: 1,
+    version: 2,
 };
-/// Largest dimension that state may claim.
-pub(super) const MAX_DIM: usize = 1 << 24;
-
-/// How a [`MicroLora`] learns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MicroConfig {
-    /// Length d of the vectors.
-    pub hidden_dim: usize,
-    /// 1 or 2.
-    pub rank: usize,
-    /// s; `None`: 1/√rank.
-    pub scale: Option<f32>,
-    /// Step size of [`MicroLora::apply`].
-    pub learning_rate: f64,
-    /// Update rule.
-    pub rule: Rule,
-    /// Decoupled decay of both factors.
-    pub weight_decay: f64,
-    /// Joint bound of the gradient's length.
-    pub clip_norm: Option<f64>,
-    /// Largest share of a recent query's length by which learning may move its output.
-    pub trust_region: Option<f64>,
-    /// Seed of A.
-    pub seed: u64,
-}
-
-impl MicroConfig {
-    /// The public defaults.
-    #[must_use]
-    pub fn new(hidden_dim: usize, rank: usize) -> Self {
-        Self {
-            hidden_dim,
-            rank,
-            scale: None,
-            learning_rate: 0.002,
-            rule: Rule::AdamW {
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-            },
-            weight_decay: 1e-4,
-            clip_norm: Some(1.0),
-            trust_region: Some(0.1),
-            seed: 0,
-        }
-    }
-
-    fn validate(&self) -> Result<()> {
-        if !(1..=MAX_DIM).contains(&self.hidden_dim) {
-            return Err(Error::config(
-                "hidden_dim",
-                format!("1 to {MAX_DIM}"),
-                self.hidden_dim,
-            ));
-        }
-        if !(1..=2).contains(&self.rank) {
-            return Err(Error::config("rank", "1 or 2", self.rank));
-        }
-        if let Some(s) = self.scale.filter(|s| !s.is_finite()) {
-            return Err(Error::config("scale", "a finite number", s));
-        }
-        check_rate("learning_rate", self.learning_rate)
-            .map_err(|_| Error::config("learning_rate", "a finite number, 0 or above", self.learning_rate))?;
-        for (name, v) in [("clip_norm", self.clip_norm), ("trust_region", self.trust_region)] {
-            if let Some(v) = v.filter(|v| !(v.is_finite() && *v > 0.0)) {
-                return Err(Error::config(name, "a finite number above 0, or none", v));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What one [`MicroLora::apply`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct ApplyReport {
-    /// False if nothing was pending.
-    pub applied: bool,
-    /// Signals in the mean.
-    pub count: usize,
-    /// Length of the mean gradient of both factors, before clipping.
-    pub grad_norm: f64,
-    /// Length of the optimiser's step, before the trust region and without what decay alone takes away in
-    /// [`MicroLora::learn_parts`].
-    pub step_norm: f64,
-    /// The gradient was scaled down to `clip_norm`.
-    pub clipped: bool,
-    /// The trust region scaled the adapter back.
-    pub trust_scaled: bool,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Counters {
@@ -122,9 +34,7 @@ pub struct MicroLora {
     config: MicroConfig,
     factors: Factors,
     optimizer: Optimizer,
-    grad_a: Vec<f32>,
-    grad_b: Vec<f32>,
-    pending: usize,
+    pending: Pending,
     ring: QueryRing,
     anchor: Option<Anchor>,
     counters: Counters,
@@ -143,9 +53,7 @@ impl MicroLora {
         Ok(Self {
             factors: Factors::new(d, r, scale, a, vec![0.0; r * d])?,
             optimizer,
-            grad_a: vec![0.0; r * d],
-            grad_b: vec![0.0; r * d],
-            pending: 0,
+            pending: Pending::default(),
             ring: QueryRing::default(),
             anchor: None,
             counters: Counters::default(),
@@ -168,7 +76,7 @@ impl MicroLora {
     /// Signals that wait for [`Self::apply`].
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.pending
+        self.pending.count()
     }
 
     /// Changes s.
@@ -199,43 +107,55 @@ impl MicroLora {
 
     /// [`Self::accumulate`] from borrowed parts.
     pub fn accumulate_parts(&mut self, x: &[f32], ascent: &[f32], weight: f64) -> Result<bool> {
-        let Some(weight) = self.admit(x, ascent, weight)? else {
+        let Some(signal) = self.admit(x, ascent, weight)? else {
             return Ok(false);
         };
-        self.factors
-            .add_gradients(x, ascent, -weight, &mut self.grad_a, &mut self.grad_b);
-        self.pending += 1;
+        self.pending.add(&signal, self.config.rank);
         Ok(true)
     }
 
-    /// Checks a signal, counts it, and remembers its query; its weight, or `None` if it has no effect.
-    fn admit(&mut self, x: &[f32], ascent: &[f32], weight: f64) -> Result<Option<f32>> {
+    /// Checks a signal, counts it, and remembers its query; its gradients, or `None` if it has no effect.
+    #[inline]
+    fn admit<'a>(&mut self, x: &'a [f32], ascent: &'a [f32], weight: f64) -> Result<Option<Outer<'a>>> {
         let d = self.config.hidden_dim;
         check_dim("query_embedding", d, x.len())?;
         check_dim("gradient_estimate", d, ascent.len())?;
-        check_finite("query_embedding", x)?;
-        check_finite("gradient_estimate", ascent)?;
+        let squares = (square(x), square(ascent));
+        if !squares.0.is_finite() {
+            check_finite("query_embedding", x)?;
+        }
+        if !squares.1.is_finite() {
+            check_finite("gradient_estimate", ascent)?;
+        }
         let weight = weight as f32;
         check_finite("weight", &[weight])?;
-        if weight == 0.0 || ascent.iter().all(|g| *g == 0.0) {
+        let zero = |square: f64, v: &[f32]| square == 0.0 && v.iter().all(|v| *v == 0.0);
+        if weight == 0.0 || zero(squares.1, ascent) {
             self.counters.no_direction += 1;
             return Ok(None);
         }
-        let square = kernels::dot(x, x);
-        if square == 0.0 && x.iter().all(|v| *v == 0.0) {
+        if zero(squares.0, x) {
             self.counters.zero_query += 1;
             return Ok(None);
         }
         if self.config.trust_region.is_some() {
-            self.ring.push(x, square);
+            self.ring.push(x, squares.0 as f32);
         }
         self.counters.accumulated += 1;
-        Ok(Some(weight))
+        let by = self
+            .factors
+            .project(x, ascent)
+            .times(-weight * self.factors.scale());
+        Ok(Some(Outer {
+            x,
+            g: ascent,
+            squares,
+            by,
+        }))
     }
 
-    /// [`Self::accumulate_parts`] and [`Self::apply`] at once. With plain gradient descent and nothing else pending the
-    /// step goes straight into the factors: the gradients ∂A = s·(Bᵀg)xᵀ and ∂B = s·g(Ax)ᵀ are never written down, and
-    /// their lengths are products of lengths.
+    /// [`Self::accumulate_parts`] and [`Self::apply`] at once; with nothing else pending the same to the bit, without a
+    /// copy of the signal.
     pub fn learn_parts(
         &mut self,
         x: &[f32],
@@ -245,106 +165,84 @@ impl MicroLora {
     ) -> Result<ApplyReport> {
         let lr = learning_rate.unwrap_or(self.config.learning_rate);
         check_rate("learning_rate", lr)?;
-        let plain = matches!(self.config.rule, Rule::Sgd { momentum: 0.0 });
-        if self.pending > 0 || !plain {
+        if self.pending() > 0 {
             self.accumulate_parts(x, ascent, weight)?;
             return self.apply(Some(lr));
         }
-        let Some(weight) = self.admit(x, ascent, weight)? else {
-            return Ok(ApplyReport::default());
-        };
-        let f = &mut self.factors;
-        let by = f.project(x, ascent).times(-weight * f.scale());
-        let squares = |v: [f32; 2]| f64::from(v[0]).powi(2) + f64::from(v[1]).powi(2);
-        let (xx, gg) = (kernels::dot(x, x), kernels::dot(ascent, ascent));
-        let grad_norm = (squares(by.bg) * f64::from(xx) + squares(by.ax) * f64::from(gg)).sqrt();
+        match self.admit(x, ascent, weight)? {
+            Some(signal) => {
+                let grad_norm = signal.norm();
+                self.step(1, grad_norm, |optimizer, factors, scale| {
+                    signal.step(optimizer, factors, lr, scale)
+                })
+            }
+            None => Ok(ApplyReport::default()),
+        }
+    }
+
+    /// One step with the mean of `count` signals whose sum has length `norm`; `descend` takes it with the sum times the
+    /// factor it is given, and returns the squared length of the step.
+    fn step(
+        &mut self,
+        count: usize,
+        norm: f64,
+        descend: impl FnOnce(&mut Optimizer, &mut Factors, f32) -> f64,
+    ) -> Result<ApplyReport> {
+        let mean = 1.0 / count as f64;
+        let grad_norm = norm * mean;
         if !grad_norm.is_finite() {
             return Err(Error::Learning("the gradient overflowed and was dropped".into()));
         }
         let shrink = self.config.clip_norm.map_or(1.0, |c| (c / grad_norm).min(1.0));
-        let decay = lr * self.config.weight_decay;
-        if decay > 0.0 {
-            kernels::scale((1.0 - decay) as f32, &mut f.a);
-            kernels::scale((1.0 - decay) as f32, &mut f.b);
-        }
-        kernels::low_rank_update(
-            x,
-            ascent,
-            &by.times(-(lr * shrink) as f32),
-            self.config.rank,
-            &mut f.a,
-            &mut f.b,
-        );
-        self.optimizer.count_step();
-        Ok(self.conclude(1, grad_norm, lr * shrink * grad_norm, shrink < 1.0))
-    }
-
-    /// Trust region, counters and report after a step.
-    fn conclude(&mut self, count: usize, grad_norm: f64, step_norm: f64, clipped: bool) -> ApplyReport {
+        let moved = descend(&mut self.optimizer, &mut self.factors, (mean * shrink) as f32);
         let trust_scaled = self
             .config
             .trust_region
             .is_some_and(|share| trust::enforce(&mut self.factors, &self.ring, self.anchor.as_ref(), share));
         self.factors.refresh();
+        let clipped = shrink < 1.0;
         self.counters.applied += 1;
         self.counters.clipped += u64::from(clipped);
         self.counters.trust_scaled += u64::from(trust_scaled);
-        ApplyReport {
+        Ok(ApplyReport {
             applied: true,
             count,
             grad_norm,
-            step_norm,
+            step_norm: moved.sqrt(),
             clipped,
             trust_scaled,
-        }
+        })
     }
 
     /// One optimiser step with the mean of what is pending; `learning_rate` overrides the configured one.
     pub fn apply(&mut self, learning_rate: Option<f64>) -> Result<ApplyReport> {
         let lr = learning_rate.unwrap_or(self.config.learning_rate);
         check_rate("learning_rate", lr)?;
-        if self.pending == 0 {
+        if self.pending() == 0 {
             return Ok(ApplyReport::default());
         }
-        let mean = 1.0 / self.pending as f64;
-        let squares = kernels::dot(&self.grad_a, &self.grad_a) + kernels::dot(&self.grad_b, &self.grad_b);
-        let grad_norm = f64::from(squares).sqrt() * mean;
-        if !grad_norm.is_finite() {
-            self.reset();
-            return Err(Error::Learning(
-                "the accumulated gradient overflowed and was dropped".into(),
-            ));
+        let mut pending = std::mem::take(&mut self.pending);
+        let report = self.step(pending.count(), pending.norm(), |optimizer, factors, scale| {
+            pending.step(optimizer, factors, lr, scale)
+        });
+        // Back with its memory, for the next signal.
+        let count = pending.clear();
+        self.pending = pending;
+        if report.is_err() {
+            self.counters.discarded += count as u64;
         }
-        let shrink = self.config.clip_norm.map_or(1.0, |c| (c / grad_norm).min(1.0));
-        let moved = self.optimizer.step(
-            lr,
-            (mean * shrink) as f32,
-            &mut [
-                (self.factors.a.as_mut_slice(), self.grad_a.as_slice()),
-                (self.factors.b.as_mut_slice(), self.grad_b.as_slice()),
-            ],
-        );
-        let report = self.conclude(self.pending, grad_norm, moved.sqrt(), shrink < 1.0);
-        self.clear_pending();
-        Ok(report)
-    }
-
-    fn clear_pending(&mut self) {
-        self.grad_a.fill(0.0);
-        self.grad_b.fill(0.0);
-        self.pending = 0;
+        report
     }
 
     /// Drops what is pending.
     pub fn reset(&mut self) {
-        self.counters.discarded += self.pending as u64;
-        self.clear_pending();
+        self.counters.discarded += self.pending.clear() as u64;
     }
 
-    /// Bytes held.
+    /// Bytes held, what a mean of several signals needs included.
     #[must_use]
     pub fn nbytes(&self) -> usize {
-        let floats = 2 * (self.factors.a.len() + self.factors.b.len());
+        let floats = 2 * (self.factors.a.len() + self.factors.b.len()) + 2 * self.config.hidden_dim;
         size_of::<Self>()
             + floats * size_of::<f32>()
             + self.optimizer.nbytes()
@@ -357,7 +255,7 @@ impl MicroLora {
     pub fn metrics(&self) -> Metrics {
         let c = &self.counters;
         vec![
-            ("pending", self.pending.into()),
+            ("pending", self.pending().into()),
             ("accumulated", c.accumulated.into()),
             ("skipped_no_direction", c.no_direction.into()),
             ("skipped_zero_query", c.zero_query.into()),
@@ -391,10 +289,7 @@ impl MicroLora {
         check_dim("hidden_dim", d, self.factors.dim())?;
         check_dim("rank", r, self.factors.rank())?;
         check_dim("optimiser", 2 * r * d, self.optimizer.len())?;
-        check_dim("pending A", r * d, self.grad_a.len())?;
-        check_dim("pending B", r * d, self.grad_b.len())?;
-        check_finite("pending A", &self.grad_a)?;
-        check_finite("pending B", &self.grad_b)?;
+        self.pending.validate(d, r)?;
         self.ring.validate(d)?;
         self.anchor.as_ref().map_or(Ok(()), |a| a.validate(r * d))
     }

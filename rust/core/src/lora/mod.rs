@@ -1,11 +1,14 @@
 //! Adapters: the fast low-rank one, the slow layered one, optimisers, merging, pools, quantisation and exchange files.
 
 mod base;
+mod base_config;
 mod base_train;
 mod contrastive;
 mod factors;
 mod micro;
+mod micro_config;
 mod optim;
+mod pending;
 pub mod peft;
 mod pool;
 pub mod quant;
@@ -14,10 +17,12 @@ mod shared;
 mod svd;
 mod trust;
 
-pub use base::{BaseConfig, BaseLora};
+pub use base::BaseLora;
+pub use base_config::BaseConfig;
 pub use base_train::Batch;
 pub use factors::Factors;
-pub use micro::{ApplyReport, MicroConfig, MicroLora};
+pub use micro::MicroLora;
+pub use micro_config::{ApplyReport, MicroConfig};
 pub use optim::{Optimizer, Rule, clip_by_norm};
 pub use pool::{AdapterPool, PoolConfig};
 pub use quantized::QuantizedMicroLora;

@@ -2,7 +2,8 @@
 
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite};
-use crate::kernels::{self, descent};
+use crate::kernels;
+use crate::kernels::descent::{self, Gradient};
 use serde::{Deserialize, Serialize};
 
 const KIND: Kind = Kind {
@@ -100,6 +101,14 @@ impl Rule {
     }
 }
 
+/// The coefficients of one step, the same for all slices.
+enum Step {
+    Sgd { keep: f32, rate: f32 },
+    Momentum(descent::Momentum),
+    Adagrad(descent::Adagrad),
+    AdamW(descent::Adam),
+}
+
 /// A rule with its state for `n` parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
@@ -179,7 +188,7 @@ impl Optimizer {
 
     /// One step on parameters that lie in several slices, with the gradients multiplied by `gscale`. The slices
     /// together are `n` long. Returns the squared length of the step.
-    pub fn step(&mut self, lr: f64, gscale: f32, parts: &mut [(&mut [f32], &[f32])]) -> f64 {
+    pub fn step(&mut self, lr: f64, gscale: f32, parts: &mut [(&mut [f32], Gradient<'_>)]) -> f64 {
         debug_assert_eq!(parts.iter().map(|p| p.0.len()).sum::<usize>(), self.n);
         self.steps += 1;
         let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
@@ -188,57 +197,53 @@ impl Optimizer {
         } else {
             (1.0, self.weight_decay as f32)
         };
+        let step = match self.rule {
+            // Plain descent: the coupled decay is a factor of the parameters too.
+            Rule::Sgd { momentum: 0.0 } => Step::Sgd {
+                keep: keep - lr as f32 * coupled,
+                rate: lr as f32 * gscale,
+            },
+            // PyTorch's buffer starts as the first gradient; with a zero buffer that is the same sum.
+            Rule::Sgd { momentum } => Step::Momentum(descent::Momentum {
+                keep,
+                rate: lr as f32,
+                scale: gscale,
+                coupled,
+                mu: momentum as f32,
+            }),
+            Rule::Adagrad { eps } => Step::Adagrad(descent::Adagrad {
+                keep,
+                rate: lr as f32,
+                scale: gscale,
+                eps: eps as f32,
+            }),
+            Rule::AdamW { beta1, beta2, eps } => Step::AdamW(descent::Adam {
+                keep,
+                rate: (lr / (1.0 - beta1.powi(t))) as f32,
+                scale: gscale,
+                first: (beta1 as f32, (1.0 - beta1) as f32),
+                second: (beta2 as f32, (1.0 - beta2) as f32),
+                inv: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
+                eps: eps as f32,
+            }),
+        };
         let mut moved = 0.0;
         let mut at = 0;
         for (p, g) in parts.iter_mut() {
+            let g = *g;
             let span = at..at + p.len();
             at += p.len();
-            moved += f64::from(match self.rule {
-                // Plain descent: the coupled decay is a factor of the parameters too.
-                Rule::Sgd { momentum: 0.0 } => {
-                    descent::sgd(p, g, keep - lr as f32 * coupled, lr as f32 * gscale)
-                }
-                Rule::Sgd { momentum } => {
-                    // PyTorch's buffer starts as the first gradient; with a zero buffer that is the same sum.
-                    let c = descent::Momentum {
-                        keep,
-                        rate: lr as f32,
-                        scale: gscale,
-                        coupled,
-                        mu: momentum as f32,
-                    };
-                    descent::momentum(p, g, &mut self.first[span], &c)
-                }
-                Rule::Adagrad { eps } => {
-                    let c = descent::Adagrad {
-                        keep,
-                        rate: lr as f32,
-                        scale: gscale,
-                        eps: eps as f32,
-                    };
-                    descent::adagrad(p, g, &mut self.second[span], &c)
-                }
-                Rule::AdamW { beta1, beta2, eps } => {
-                    let c = descent::Adam {
-                        keep,
-                        rate: (lr / (1.0 - beta1.powi(t))) as f32,
-                        scale: gscale,
-                        first: (beta1 as f32, (1.0 - beta1) as f32),
-                        second: (beta2 as f32, (1.0 - beta2) as f32),
-                        inv: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
-                        eps: eps as f32,
-                    };
+            moved += f64::from(match &step {
+                Step::Sgd { keep, rate } => descent::sgd(p, g, *keep, *rate),
+                Step::Momentum(c) => descent::momentum(p, g, &mut self.first[span], c),
+                Step::Adagrad(c) => descent::adagrad(p, g, &mut self.second[span], c),
+                Step::AdamW(c) => {
                     let (first, second) = (&mut self.first[span.clone()], &mut self.second[span]);
-                    descent::adamw(p, g, first, second, &c)
+                    descent::adamw(p, g, first, second, c)
                 }
             });
         }
         moved
-    }
-
-    /// Counts a step that was taken elsewhere, for a rule without state.
-    pub(super) fn count_step(&mut self) {
-        self.steps += 1;
     }
 
     /// Checked step on one slice.
@@ -247,7 +252,7 @@ impl Optimizer {
         check_dim("grads", self.n, grads.len())?;
         check_finite("params", params)?;
         check_finite("grads", grads)?;
-        self.step(lr, 1.0, &mut [(params, grads)]);
+        self.step(lr, 1.0, &mut [(params, Gradient::Vector(1.0, grads))]);
         Ok(())
     }
 
@@ -335,9 +340,10 @@ mod tests {
                 Optimizer::new(rule, 40, 0.01, true).unwrap(),
             );
             for _ in 0..3 {
-                o1.step(0.1, 0.5, &mut [(&mut whole, &g)]);
+                o1.step(0.1, 0.5, &mut [(&mut whole, Gradient::Vector(1.0, &g))]);
                 let (l, r) = split.split_at_mut(17);
-                o2.step(0.1, 0.5, &mut [(l, &g[..17]), (r, &g[17..])]);
+                let (gl, gr) = (Gradient::Vector(1.0, &g[..17]), Gradient::Vector(1.0, &g[17..]));
+                o2.step(0.1, 0.5, &mut [(l, gl), (r, gr)]);
             }
             assert_eq!(whole, split);
         }

@@ -2,7 +2,8 @@
 
 use super::base::BaseLora;
 use super::factors::Factors;
-use super::micro::{ApplyReport, MicroLora};
+use super::micro::MicroLora;
+use super::micro_config::ApplyReport;
 use crate::error::Result;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};

@@ -206,14 +206,17 @@ fn from_identity(f: &mut Factors, ring: &QueryRing, share: f64) -> bool {
 /// c‖u‖ + c²‖w‖ grows with c, so its root is the largest safe c for one query; the smallest of them serves all.
 fn from_anchor(f: &mut Factors, ring: &QueryRing, anchor: &Anchor, share: f64) -> bool {
     let (d, r) = (f.dim(), f.rank());
-    let sub = |x: &[f32], y: &[f32]| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| x - y).collect() };
-    let (da, db) = (sub(&f.a, &anchor.a), sub(&f.b, &anchor.b));
     // Δ = s(dB A₀ + B dA), so this holds for every x: no need to walk over the ring.
-    let length = |x: &[f32]| f64::from(kernels::dot(x, x)).sqrt();
+    let length = |square: f32| f64::from(square).sqrt();
+    let moved = |x: &[f32], from: &[f32]| length(kernels::squared_l2(x, from));
     let s = f64::from(f.scale()).abs();
-    if s * (length(&db) * length(&anchor.a) + length(&f.b) * length(&da)) <= share {
+    let of_b = moved(&f.b, &anchor.b) * length(kernels::dot(&anchor.a, &anchor.a));
+    let of_a = moved(&f.a, &anchor.a) * length(kernels::dot(&f.b, &f.b));
+    if s * (of_b + of_a) <= share {
         return false;
     }
+    let sub = |x: &[f32], y: &[f32]| -> Vec<f32> { x.iter().zip(y).map(|(x, y)| x - y).collect() };
+    let (da, db) = (sub(&f.a, &anchor.a), sub(&f.b, &anchor.b));
     let columns = [transpose(&db, d, r), transpose(&anchor.b, d, r)].concat();
     let g = gram(&columns.chunks_exact(d).collect::<Vec<_>>());
     let (h0, dh) = (project(&anchor.a, d, ring), project(&da, d, ring));

@@ -123,6 +123,11 @@ impl<T> TrajectoryBuffer<T> {
 
     /// Offers one record of `bytes` bytes; true if it was stored.
     pub fn record(&self, item: T, bytes: usize) -> bool {
+        self.record_with(item, bytes, drop)
+    }
+
+    /// [`Self::record`] that hands the records which make room by age to `gone`.
+    pub fn record_with(&self, item: T, bytes: usize, mut gone: impl FnMut(T)) -> bool {
         let seq = self.recorded.fetch_add(1, Relaxed);
         if self.max_bytes.is_some_and(|max| bytes > max) {
             self.oversized.fetch_add(1, Relaxed);
@@ -133,9 +138,10 @@ impl<T> TrajectoryBuffer<T> {
         match self.policy {
             Policy::DropOldest => {
                 while !self.reserve(bytes) {
-                    if !self.evict_oldest() {
+                    match self.evict_oldest() {
+                        Some(item) => gone(item),
                         // Another producer holds its place but has not pushed yet.
-                        std::hint::spin_loop();
+                        None => std::hint::spin_loop(),
                     }
                 }
             }
@@ -194,7 +200,7 @@ impl<T> TrajectoryBuffer<T> {
         }
     }
 
-    fn evict_oldest(&self) -> bool {
+    fn evict_oldest(&self) -> Option<T> {
         let gone = if self.staged_len.load(Acquire) > 0 {
             let mut staged = self.staged.lock();
             let gone = staged.pop_front();
@@ -203,14 +209,10 @@ impl<T> TrajectoryBuffer<T> {
         } else {
             None
         };
-        match gone.or_else(|| self.queue.pop()) {
-            Some(entry) => {
-                self.release(entry.bytes);
-                self.dropped.fetch_add(1, Relaxed);
-                true
-            }
-            None => false,
-        }
+        let entry = gone.or_else(|| self.queue.pop())?;
+        self.release(entry.bytes);
+        self.dropped.fetch_add(1, Relaxed);
+        Some(entry.item)
     }
 
     /// Algorithm R for the `seen`-th record: keep it with probability stored/seen, in place of a random resident.

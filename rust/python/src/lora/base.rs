@@ -1,6 +1,7 @@
 //! `BaseLoRA`.
 
-use super::micro::{DETACH_ABOVE, PyMicroLora};
+use super::PyMicroLora;
+use super::calls::DETACH_ABOVE;
 use super::{seed, size};
 use crate::arrays::{Rows, detached, matrix, metrics_dict, to_matrix};
 use crate::errors::{IntoPy, to_py};

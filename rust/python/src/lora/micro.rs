@@ -1,65 +1,16 @@
-//! `MicroLoRA` and `ApplyReport`.
+//! `MicroLoRA`.
 
+use super::calls::with_signal;
+use super::report::PyApplyReport;
 use super::{seed, size};
 use crate::arrays::{Rows, matrix, metrics_dict, to_matrix};
 use crate::errors::IntoPy;
-use crate::view::{Slot, map_into, vector_view, view};
 use numpy::PyArray2;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::error::check_dim;
-use sona_core::lora::{ApplyReport, MicroConfig, MicroLora, Rule, SharedMicroLora};
+use sona_core::lora::{MicroConfig, MicroLora, Rule, SharedMicroLora};
 use std::sync::Arc;
-
-/// Values up to which a batch runs attached, about 100 µs: copying it so that other threads may run meanwhile would
-/// double its cost. Larger batches are copied and run detached.
-pub(super) const DETACH_ABOVE: usize = 1 << 20;
-
-/// What one ``apply_accumulated`` did.
-///
-/// ``applied`` is false if nothing was pending; ``count`` signals went into the mean; ``grad_norm`` is the length of the
-/// mean gradient of both factors before clipping, ``step_norm`` that of the optimiser's step before the trust region;
-/// ``clipped`` and ``trust_scaled`` say whether the two safeguards acted.
-#[pyclass(name = "ApplyReport", module = "sona.lora", frozen, get_all, eq)]
-#[derive(Clone, PartialEq)]
-pub(crate) struct PyApplyReport {
-    applied: bool,
-    count: usize,
-    grad_norm: f64,
-    step_norm: f64,
-    clipped: bool,
-    trust_scaled: bool,
-}
-
-impl From<ApplyReport> for PyApplyReport {
-    fn from(r: ApplyReport) -> Self {
-        Self {
-            applied: r.applied,
-            count: r.count,
-            grad_norm: r.grad_norm,
-            step_norm: r.step_norm,
-            clipped: r.clipped,
-            trust_scaled: r.trust_scaled,
-        }
-    }
-}
-
-#[pymethods]
-impl PyApplyReport {
-    fn __repr__(&self) -> String {
-        let flag = |b| if b { "True" } else { "False" };
-        format!(
-            "ApplyReport(applied={}, count={}, grad_norm={:?}, step_norm={:?}, clipped={}, trust_scaled={})",
-            flag(self.applied),
-            self.count,
-            self.grad_norm,
-            self.step_norm,
-            flag(self.clipped),
-            flag(self.trust_scaled)
-        )
-    }
-}
 
 /// Low-rank adapter that changes the query vector within the same request: y = x + scale · B (A x).
 ///
@@ -121,65 +72,6 @@ impl PyApplyReport {
 #[pyclass(name = "MicroLoRA", module = "sona.lora", frozen)]
 pub(crate) struct PyMicroLora {
     pub(crate) shared: Arc<SharedMicroLora>,
-}
-
-/// Runs `f` on the query, the ascent direction and the weight of a `LearningSignal`.
-#[inline]
-fn with_signal<T>(
-    signal: &Bound<'_, PyAny>,
-    f: impl FnOnce(&[f32], &[f32], f64) -> sona_core::Result<T>,
-) -> PyResult<T> {
-    let py = signal.py();
-    let query = signal.getattr(intern!(py, "query_embedding"))?;
-    let gradient = signal.getattr(intern!(py, "gradient_estimate"))?;
-    let weight: f64 = signal.getattr(intern!(py, "weight"))?.extract()?;
-    let (mut a, mut b) = (Slot::None, Slot::None);
-    let query = vector_view("query_embedding", &query, &mut a)?;
-    let gradient = vector_view("gradient_estimate", &gradient, &mut b)?;
-    f(query, gradient, weight).py()
-}
-
-impl PyMicroLora {
-    fn map<'py>(
-        &self,
-        py: Python<'py>,
-        x: &Bound<'py, PyAny>,
-        out: Option<&Bound<'py, PyAny>>,
-        delta: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let mut slot = Slot::None;
-        let x = view("x", x, &mut slot)?;
-        let factors = self.shared.factors();
-        check_dim("x", factors.dim(), x.d).py()?;
-        if x.len() <= DETACH_ABOVE {
-            return map_into(py, x, out, |x, y| {
-                if delta {
-                    factors.delta_rows(x, y)
-                } else {
-                    factors.forward_rows(x, y)
-                }
-            });
-        }
-        let (factors, input) = (self.shared.snapshot(), x.as_slice().to_vec());
-        let result = py
-            .detach(|| {
-                let mut y = vec![0.0; input.len()];
-                if delta {
-                    factors.delta_rows(&input, &mut y)?;
-                } else {
-                    factors.forward_rows(&input, &mut y)?;
-                }
-                Ok(y)
-            })
-            .py()?;
-        match out {
-            None => Ok(to_matrix(py, result, x.n, x.d)?.into_any()),
-            Some(_) => map_into(py, x, out, |_, y| {
-                y.copy_from_slice(&result);
-                Ok(())
-            }),
-        }
-    }
 }
 
 #[pymethods]
@@ -463,6 +355,5 @@ impl PyMicroLora {
 }
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<PyApplyReport>()?;
     m.add_class::<PyMicroLora>()
 }

@@ -1,11 +1,14 @@
 //! Binding of `sona_core::lora`.
 
 mod base;
+mod calls;
 mod micro;
 mod optim;
 mod peft;
 mod pool;
 mod quant;
+mod quantized;
+mod report;
 
 pub(crate) use micro::PyMicroLora;
 
@@ -24,10 +27,12 @@ pub(crate) fn seed(value: i128) -> PyResult<u64> {
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    report::register(m)?;
     micro::register(m)?;
     base::register(m)?;
     optim::register(m)?;
     pool::register(m)?;
+    quantized::register(m)?;
     quant::register(m)?;
     peft::register(m)
 }

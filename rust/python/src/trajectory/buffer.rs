@@ -1,14 +1,16 @@
 //! `TrajectoryBuffer` over Python records.
 
-use super::{emit, extract};
+use super::emit;
+use super::request::{Held, Request};
 use crate::arrays::metrics_dict;
 use crate::errors::{IntoPy, to_py};
+use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyType};
-use sona_core::Error;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyType};
 use sona_core::trajectory::{BufferState, Policy, TrajectoryBuffer};
+use sona_core::{Error, kernels};
 
 /// Bounded buffer between the threads that serve and the loop that learns.
 ///
@@ -46,7 +48,9 @@ use sona_core::trajectory::{BufferState, Policy, TrajectoryBuffer};
 /// (1, [1, 2])
 #[pyclass(name = "TrajectoryBuffer", module = "sona.trajectory", frozen)]
 pub(crate) struct PyTrajectoryBuffer {
-    inner: TrajectoryBuffer<Py<PyAny>>,
+    inner: TrajectoryBuffer<Held>,
+    /// The vector of the request that went last to make room, for the next one.
+    spare: Mutex<Option<Box<[f32]>>>,
 }
 
 /// How many records a call means: all, or a count that is not negative.
@@ -69,6 +73,14 @@ fn nbytes(trajectory: &Bound<'_, PyAny>) -> PyResult<usize> {
     }
 }
 
+fn trajectories(py: Python<'_>, held: Vec<Held>) -> PyResult<Bound<'_, PyList>> {
+    let items = held
+        .into_iter()
+        .map(|t| t.into_trajectory(py))
+        .collect::<PyResult<Vec<_>>>()?;
+    PyList::new(py, items)
+}
+
 #[pymethods]
 impl PyTrajectoryBuffer {
     #[new]
@@ -82,6 +94,7 @@ impl PyTrajectoryBuffer {
         let seed = u64::try_from(seed).map_err(|_| to_py(Error::config("seed", "0 to 2**64 - 1", seed)))?;
         Ok(Self {
             inner: TrajectoryBuffer::new(capacity, Policy::parse(policy).py()?, max_bytes, seed).py()?,
+            spare: Mutex::new(None),
         })
     }
 
@@ -98,7 +111,83 @@ impl PyTrajectoryBuffer {
     ///     when full; "reservoir": False if the sample does not take it.
     fn record(&self, trajectory: &Bound<'_, PyAny>) -> PyResult<bool> {
         let bytes = nbytes(trajectory)?;
-        Ok(self.inner.record(trajectory.clone().unbind(), bytes))
+        Ok(self.inner.record(Held::Ready(trajectory.clone().unbind()), bytes))
+    }
+
+    /// Record a request without steps from its parts, without building a ``QueryTrajectory`` first; O(d).
+    ///
+    /// The query is copied. ``drain`` and ``peek`` return a ``QueryTrajectory`` for it, whose fields are made when one
+    /// of them is first read.
+    ///
+    /// Parameters
+    /// ----------
+    /// id : int
+    ///     The caller's number for it.
+    /// query_embedding : (d,) float32
+    ///     The query.
+    /// final_quality : float
+    ///     Outcome in [0, 1].
+    /// latency_us : int, default 0
+    ///     Duration in microseconds, 0 or more.
+    /// scope : str, default "default"
+    ///     Whose it is.
+    /// source : str, default ""
+    ///     Who reported the outcome.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     As ``record``.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError, TypeError, NotFiniteError, ShapeError
+    ///     As ``QueryTrajectory``.
+    ///
+    /// Examples
+    /// --------
+    /// >>> from sona.trajectory import TrajectoryBuffer
+    /// >>> buffer = TrajectoryBuffer()
+    /// >>> buffer.record_request(7, [0.6, 0.8], 0.9)
+    /// True
+    /// >>> buffer.drain()[0].final_quality
+    /// 0.9
+    #[pyo3(signature = (id, query_embedding, final_quality, *, latency_us=None, scope=None, source=None),
+           text_signature = "(id, query_embedding, final_quality, *, latency_us=0, scope='default', source='')")]
+    #[allow(clippy::too_many_arguments, reason = "the fields of a record")]
+    fn record_request(
+        &self,
+        py: Python<'_>,
+        id: &Bound<'_, PyAny>,
+        query_embedding: &Bound<'_, PyAny>,
+        final_quality: f64,
+        latency_us: Option<&Bound<'_, PyAny>>,
+        scope: Option<&Bound<'_, PyString>>,
+        source: Option<&Bound<'_, PyString>>,
+    ) -> PyResult<bool> {
+        let spare = self.spare.lock().take();
+        let request = Request::new(
+            id,
+            query_embedding,
+            final_quality,
+            latency_us,
+            scope,
+            source,
+            spare,
+        )?;
+        let bytes = request.nbytes(py)?;
+        let mut gone = None;
+        let stored = self.inner.record_with(Held::Packed(request), bytes, |t| {
+            if let Held::Packed(request) = t {
+                gone = Some(request.into_query());
+            }
+        });
+        if let Some(query) = gone {
+            // It was written a whole buffer ago, so it is in no near cache: it comes while nobody waits.
+            kernels::prefetch(&query);
+            *self.spare.lock() = Some(query);
+        }
+        Ok(stored)
     }
 
     /// Remove and return the oldest ``n`` records (default: all), oldest first.
@@ -112,7 +201,7 @@ impl PyTrajectoryBuffer {
     /// list of QueryTrajectory
     #[pyo3(signature = (n=None))]
     fn drain<'py>(&self, py: Python<'py>, n: Option<i64>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.inner.drain(count(n)?))
+        trajectories(py, self.inner.drain(count(n)?))
     }
 
     /// Return the oldest ``n`` records (default: all), oldest first, and keep them.
@@ -126,7 +215,7 @@ impl PyTrajectoryBuffer {
     /// list of QueryTrajectory
     #[pyo3(signature = (n=None))]
     fn peek<'py>(&self, py: Python<'py>, n: Option<i64>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.inner.peek_with(count(n)?, |t| t.clone_ref(py)))
+        trajectories(py, self.inner.peek_with(count(n)?, |t| t.clone_ref(py)))
     }
 
     /// Records lost, whatever the reason.
@@ -192,7 +281,7 @@ impl PyTrajectoryBuffer {
             .inner
             .peek_with(None, |t| t.clone_ref(py))
             .iter()
-            .map(|t| extract(t.bind(py)))
+            .map(|t| t.extract(py))
             .collect::<PyResult<Vec<_>>>()?;
         let state = BufferState::of(&self.inner, items);
         let bytes = py.detach(|| state.to_bytes()).py()?;
@@ -208,10 +297,11 @@ impl PyTrajectoryBuffer {
         for t in &state.items {
             let ob = emit(py, t)?;
             let bytes = nbytes(&ob)?;
-            items.push((ob.unbind(), bytes));
+            items.push((Held::Ready(ob.unbind()), bytes));
         }
         Ok(Self {
             inner: state.restore(items).py()?,
+            spare: Mutex::new(None),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Binding of `sona_core::trajectory`.
 
 mod buffer;
+mod request;
 mod signal;
 
 use crate::errors::IntoPy;
@@ -30,10 +31,14 @@ fn frozen_vector<'py>(
     let mut slot = Slot::None;
     let values = vector_view(name, x, &mut slot)?;
     check_finite(name, values).py()?;
-    let out = PyArray1::from_slice(py, values);
-    // SAFETY: the array was made here and nobody else has it; clearing the flag is what `setflags(write=False)` does.
-    unsafe { (*_PyArray_GET_ITEM_DATA(out.as_array_ptr())).flags &= !NPY_ARRAY_WRITEABLE };
-    Ok(out)
+    Ok(freeze(PyArray1::from_slice(py, values)))
+}
+
+/// A new array made read-only.
+fn freeze(new: Bound<'_, PyArray1<f32>>) -> Bound<'_, PyArray1<f32>> {
+    // SAFETY: the caller made the array and nobody else has it; clearing the flag is what `setflags(write=False)` does.
+    unsafe { (*_PyArray_GET_ITEM_DATA(new.as_array_ptr())).flags &= !NPY_ARRAY_WRITEABLE };
+    new
 }
 
 fn floats(
@@ -97,5 +102,6 @@ pub(crate) fn emit<'py>(py: Python<'py>, t: &Trajectory) -> PyResult<Bound<'py, 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(frozen_vector, m)?)?;
     buffer::register(m)?;
+    m.add_class::<request::PackedRequest>()?;
     signal::register(m)
 }

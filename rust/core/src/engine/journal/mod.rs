@@ -231,7 +231,9 @@ impl Journal {
                 budget,
                 dropped,
             } => {
-                for bytes in payloads {
+                for mut bytes in payloads {
+                    // An encoder doubles as it writes: up to half of what it leaves is room.
+                    bytes.shrink_to_fit();
                     *nbytes += bytes.len();
                     records.push_back((*next_seq, bytes));
                     *next_seq += 1;

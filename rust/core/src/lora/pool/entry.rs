@@ -1,7 +1,8 @@
 //! What a pool knows of one adapter, and its own settings.
 
 use crate::error::{Error, Result};
-use crate::lora::micro::{MicroConfig, MicroLora};
+use crate::lora::micro::MicroLora;
+use crate::lora::micro_config::MicroConfig;
 use crate::lora::shared::SharedMicroLora;
 use crate::rng::{self, RngExt};
 use serde::{Deserialize, Serialize};

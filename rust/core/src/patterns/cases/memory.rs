@@ -7,7 +7,7 @@ use super::gradient::listwise;
 use super::params::CaseParams;
 use super::probe::Probe;
 use super::search::Segments;
-use super::segment::{Case, CaseId, Meta, SEGMENT, Segment};
+use super::segment::{Case, CaseId, Codes, Meta, SEGMENT, Segment};
 use crate::error::{Error, Result, check_dim, check_finite};
 use crate::item::ItemId;
 use crate::kernels;
@@ -283,20 +283,22 @@ impl CaseMemory {
             user: case.user.clone(),
             at: case.at,
         };
-        self.append(Case::new(id, vectors.into(), case.weight, meta));
+        let case = Case::new(id, vectors.into(), case.weight, meta);
+        let codes = Codes::of(&case);
+        self.append(case, &codes);
         self.fit_budget();
         Ok(id)
     }
 
-    pub(super) fn append(&mut self, case: Case) {
+    pub(super) fn append(&mut self, case: Case, codes: &Codes) {
         self.len += 1;
         self.nbytes += case.nbytes();
         let about = self.counts.add(&case.meta.items);
         match self.segments.back_mut() {
-            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, about),
+            Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, codes, about),
             _ => {
                 let mut fresh = Segment::default();
-                fresh.push(case, about);
+                fresh.push(case, codes, about);
                 self.segments.push_back(Arc::new(fresh));
             }
         }

@@ -288,7 +288,7 @@ fn unkey(key: u64) -> Hit {
 mod tests {
     use super::super::found::Found;
     use super::super::params::CaseParams;
-    use super::super::segment::{Case, Meta};
+    use super::super::segment::{Case, Codes, Meta};
     use super::*;
     use crate::item::ItemId;
     use crate::rng::{normal, stream};
@@ -316,7 +316,8 @@ mod tests {
         };
         let mut memory = CaseMemory::new(D, CaseParams::default(), 0).unwrap();
         for id in 0..n as u64 {
-            memory.append(case(id, request().into_iter().chain(vec![0.0; D]).collect()));
+            let case = case(id, request().into_iter().chain(vec![0.0; D]).collect());
+            memory.append(case.clone(), &Codes::of(&case));
         }
         (memory, request)
     }
@@ -368,7 +369,8 @@ mod tests {
                         kernels::normalize(&mut near);
                     }
                     let vectors: Vec<f32> = near.into_iter().chain(vec![0.0; q.len()]).collect();
-                    memory.append(case(1_000_000 + i as u64, vectors));
+                    let case = case(1_000_000 + i as u64, vectors);
+                    memory.append(case.clone(), &Codes::of(&case));
                 }
                 let keys =
                     |f: &Found| -> Vec<u64> { f.hits().iter().map(|h| key(h.cosine, h.position)).collect() };

@@ -75,6 +75,27 @@ fn id_bytes(id: &ItemId) -> usize {
         }
 }
 
+/// What the scan reads of a request instead of its floats.
+#[derive(Debug)]
+pub(super) struct Codes {
+    sketch: Sketch,
+    bytes: Vec<i8>,
+    scale: f32,
+}
+
+impl Codes {
+    pub(super) fn of(case: &Case) -> Self {
+        let q = &case.vectors[..case.vectors.len() / 2];
+        let mut bytes = Vec::with_capacity(q.len());
+        let scale = quantise(q, &mut bytes);
+        Self {
+            sketch: sketch(q),
+            bytes,
+            scale,
+        }
+    }
+}
+
 /// A run of cases. Sketches and byte codes lie side by side for the scan; vectors are shared one by one, so that copying a
 /// segment to append to it moves its codes and no floats.
 #[derive(Debug, Default)]
@@ -113,10 +134,10 @@ impl Segment {
     }
 
     /// Appends a case about the items of `about`.
-    pub(super) fn push(&mut self, case: Case, about: Items) {
-        let q = &case.vectors[..case.vectors.len() / 2];
-        self.sketches.push(&sketch(q));
-        self.scales.push(quantise(q, &mut self.codes));
+    pub(super) fn push(&mut self, case: Case, codes: &Codes, about: Items) {
+        self.sketches.push(&codes.sketch);
+        self.codes.extend_from_slice(&codes.bytes);
+        self.scales.push(codes.scale);
         self.cases.push(case);
         self.about.push(about);
     }

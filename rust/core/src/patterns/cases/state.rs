@@ -6,11 +6,12 @@ use super::gate_params::GateParams;
 use super::memory::{CaseMemory, MAX_WEIGHT};
 use super::params::CaseParams;
 use super::running::Running;
-use super::segment::{Case, CaseId, Meta};
+use super::segment::{Case, CaseId, Codes, Meta};
 use crate::codec::{self, Kind};
-use crate::error::{Error, Result, check_finite};
+use crate::error::{Error, Result};
 use crate::item::ItemId;
 use crate::kernels;
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::sync::Arc;
 
@@ -25,10 +26,10 @@ const GATE: Kind = Kind {
 
 /// A case as it is written: vectors as little-endian bytes, which decode without a loop over varints.
 #[derive(Serialize, Deserialize)]
-struct CaseState {
+struct CaseState<'a> {
     id: CaseId,
-    #[serde(serialize_with = "write_floats", deserialize_with = "read_floats")]
-    vectors: Arc<[f32]>,
+    #[serde(borrow)]
+    vectors: Floats<'a>,
     weight: f32,
     items: Vec<ItemId>,
     source: Arc<str>,
@@ -36,48 +37,64 @@ struct CaseState {
     at: f64,
 }
 
-fn write_floats<S: Serializer>(x: &Arc<[f32]>, s: S) -> Result<S::Ok, S::Error> {
-    let mut bytes = vec![0u8; 4 * x.len()];
-    for (out, v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&**x) {
-        *out = v.to_le_bytes();
-    }
-    s.serialize_bytes(&bytes)
+/// Floats on their way out, or as they were found.
+enum Floats<'a> {
+    Values(Arc<[f32]>),
+    Bytes(&'a [u8]),
 }
 
-fn read_floats<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<[f32]>, D::Error> {
-    struct Floats;
-    impl de::Visitor<'_> for Floats {
-        type Value = Arc<[f32]>;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("bytes of float32 values")
-        }
-        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-            let (values, rest) = bytes.as_chunks::<4>();
-            if !rest.is_empty() {
-                return Err(E::custom("not a whole number of float32 values"));
+impl Floats<'_> {
+    /// The values; `None` for a part of one.
+    fn values(self) -> Option<Arc<[f32]>> {
+        match self {
+            Self::Values(v) => Some(v),
+            Self::Bytes(bytes) => {
+                let (values, rest) = bytes.as_chunks::<4>();
+                rest.is_empty()
+                    .then(|| values.iter().map(|b| f32::from_le_bytes(*b)).collect())
             }
-            Ok(values.iter().map(|b| f32::from_le_bytes(*b)).collect())
         }
     }
-    d.deserialize_bytes(Floats)
+}
+
+impl Serialize for Floats<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Values(x) => {
+                let mut bytes = vec![0u8; 4 * x.len()];
+                for (out, v) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&**x) {
+                    *out = v.to_le_bytes();
+                }
+                s.serialize_bytes(&bytes)
+            }
+            Self::Bytes(bytes) => s.serialize_bytes(bytes),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Floats<'a> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        <&[u8]>::deserialize(d).map(Self::Bytes)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
-struct MemoryState {
+struct MemoryState<'a> {
     dim: usize,
     params: CaseParams,
     seed: u64,
     next_id: CaseId,
     removed: u64,
     evicted: u64,
-    cases: Vec<CaseState>,
+    #[serde(borrow)]
+    cases: Vec<CaseState<'a>>,
 }
 
-impl From<&CaseMemory> for MemoryState {
+impl From<&CaseMemory> for MemoryState<'_> {
     fn from(m: &CaseMemory) -> Self {
         let case = |c: &Case| CaseState {
             id: c.id,
-            vectors: c.vectors.clone(),
+            vectors: Floats::Values(c.vectors.clone()),
             weight: c.weight,
             items: c.meta.items.to_vec(),
             source: c.meta.source.clone(),
@@ -96,47 +113,101 @@ impl From<&CaseMemory> for MemoryState {
     }
 }
 
-impl TryFrom<MemoryState> for CaseMemory {
-    type Error = Error;
+/// Cases from which on a second thread helps to make them: below, starting it costs more than it saves.
+const SPLIT: usize = 1_024;
 
-    fn try_from(state: MemoryState) -> Result<Self> {
+/// A case with what the scan needs of it.
+struct Prepared {
+    case: Case,
+    codes: Codes,
+}
+
+impl CaseState<'_> {
+    /// Checks everything but the order of ids, and makes sketch and byte codes.
+    fn prepare(self, dim: usize) -> Result<Prepared> {
+        let id = self.id;
         let bad = |reason: String| Err(Error::corrupt("case memory", reason));
-        let mut memory =
-            Self::new(state.dim, state.params, state.seed).map_err(|e| Error::corrupt("case memory", e))?;
-        for c in state.cases {
-            if c.id < memory.next_id || c.id >= state.next_id {
-                return bad(format!("case id {} is out of order", c.id));
-            }
-            if Some(c.vectors.len()) != state.dim.checked_mul(2)
-                || check_finite("vectors", &c.vectors).is_err()
-            {
+        let vectors = match self.vectors.values() {
+            Some(v) if Some(v.len()) == dim.checked_mul(2) && kernels::all_finite(&v) => v,
+            _ => {
                 return bad(format!(
-                    "vectors of case {} are not two finite vectors of length {}",
-                    c.id, state.dim
+                    "vectors of case {id} are not two finite vectors of length {dim}"
                 ));
             }
-            if (kernels::norm(&c.vectors[..state.dim]) - 1.0).abs() > 1e-3 {
-                return bad(format!("request of case {} is not of unit length", c.id));
+        };
+        if (kernels::norm(&vectors[..dim]) - 1.0).abs() > 1e-3 {
+            return bad(format!("request of case {id} is not of unit length"));
+        }
+        if !(self.weight.is_finite() && self.weight != 0.0 && self.weight.abs() <= MAX_WEIGHT) {
+            return bad(format!("weight of case {id} is {}", self.weight));
+        }
+        if self.items.is_empty() {
+            return bad(format!("case {id} is about no item"));
+        }
+        let meta = Meta {
+            items: self.items.into(),
+            source: self.source,
+            user: self.user,
+            at: self.at,
+        };
+        let case = Case::new(id, vectors, self.weight, meta);
+        let codes = Codes::of(&case);
+        Ok(Prepared { case, codes })
+    }
+}
+
+fn prepare_all(cases: Vec<CaseState<'_>>, dim: usize) -> Result<Vec<Prepared>> {
+    cases.into_iter().map(|c| c.prepare(dim)).collect()
+}
+
+/// [`prepare_all`] with a second thread for half of them, where there is one.
+fn prepare(mut cases: Vec<CaseState<'_>>, dim: usize) -> Result<Vec<Prepared>> {
+    if cases.len() < SPLIT || !std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
+        return prepare_all(cases, dim);
+    }
+    let rest = Mutex::new(cases.split_off(cases.len() / 2));
+    let second = || prepare_all(std::mem::take(&mut *rest.lock()), dim);
+    std::thread::scope(|s| {
+        let thread = std::thread::Builder::new().spawn_scoped(s, second);
+        let mut all = prepare_all(cases, dim)?;
+        all.extend(match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(rest)) => rest?,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // The system has no thread to spare.
+            Err(_) => second()?,
+        });
+        Ok(all)
+    })
+}
+
+impl TryFrom<MemoryState<'_>> for CaseMemory {
+    type Error = Error;
+
+    fn try_from(state: MemoryState<'_>) -> Result<Self> {
+        let mut memory =
+            Self::new(state.dim, state.params, state.seed).map_err(|e| Error::corrupt("case memory", e))?;
+        for p in prepare(state.cases, state.dim)? {
+            let id = p.case.id;
+            if id < memory.next_id || id >= state.next_id {
+                return Err(Error::corrupt(
+                    "case memory",
+                    format!("case id {id} is out of order"),
+                ));
             }
-            if !(c.weight.is_finite() && c.weight != 0.0 && c.weight.abs() <= MAX_WEIGHT) {
-                return bad(format!("weight of case {} is {}", c.id, c.weight));
-            }
-            if c.items.is_empty() {
-                return bad(format!("case {} is about no item", c.id));
-            }
-            memory.next_id = c.id + 1;
-            let meta = Meta {
-                items: c.items.into(),
-                source: c.source,
-                user: c.user,
-                at: c.at,
-            };
-            memory.append(Case::new(c.id, c.vectors, c.weight, meta));
+            memory.next_id = id + 1;
+            memory.append(p.case, &p.codes);
         }
         memory.next_id = state.next_id;
         memory.removed = state.removed;
         memory.evicted = state.evicted;
         Ok(memory)
+    }
+}
+
+impl CaseMemory {
+    /// [`Self::from_bytes`] for bytes inside another state whose checksum was found to match.
+    pub(crate) fn from_bytes_within(bytes: &[u8]) -> Result<Self> {
+        codec::decode_within::<MemoryState<'_>>(MEMORY, bytes)?.try_into()
     }
 }
 
@@ -229,5 +300,5 @@ macro_rules! via_state {
     };
 }
 
-via_state!(CaseMemory, MemoryState, MEMORY);
+via_state!(CaseMemory, MemoryState<'_>, MEMORY);
 via_state!(ItemGate, GateState, GATE);
