@@ -2,6 +2,7 @@
 
 mod base;
 mod calls;
+mod layers;
 mod micro;
 mod optim;
 mod peft;
