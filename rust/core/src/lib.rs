@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod codec;
 pub mod continual;
+pub mod control;
 pub mod dreams;
 pub mod engine;
 pub mod error;

@@ -3,6 +3,7 @@
 mod arrays;
 mod attention;
 mod continual;
+mod control;
 mod dreams;
 mod engine;
 mod errors;
@@ -26,6 +27,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     patterns::register(m)?;
     continual::register(m)?;
     dreams::register(m)?;
+    control::register(m)?;
     store::register(m)?;
     engine::register(m)
 }

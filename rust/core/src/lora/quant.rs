@@ -24,10 +24,10 @@ pub const NF4_CODE: [f32; 16] = [
 ];
 
 fn check_bits(bits: u8) -> Result<()> {
-    if bits == 4 || bits == 8 {
+    if [2, 4, 6, 8].contains(&bits) {
         Ok(())
     } else {
-        Err(Error::value("bits", "4 or 8", bits))
+        Err(Error::value("bits", "2, 4, 6 or 8", bits))
     }
 }
 
@@ -158,8 +158,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn symmetric_errs_by_half_a_step(w in proptest::collection::vec(-10.0f32..10.0, 1..60), bits in 0usize..2) {
-            let bits = [4u8, 8][bits];
+        fn symmetric_errs_by_half_a_step(w in proptest::collection::vec(-10.0f32..10.0, 1..60), bits in 0usize..4) {
+            let bits = [2u8, 4, 6, 8][bits];
             for axis in [Axis { channels: 1, inner: w.len() }, Axis { channels: w.len(), inner: 1 }] {
                 let (q, s) = quantize_symmetric(&w, axis, bits).unwrap();
                 let back = dequantize_symmetric(&q, &s, axis).unwrap();

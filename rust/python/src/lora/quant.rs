@@ -31,7 +31,7 @@ fn along(shape: &[usize], axis: i64) -> PyResult<Axis> {
 /// ----------
 /// w : float32 array
 /// bits : int, default 8
-///     4 or 8.
+///     2, 4, 6 or 8.
 /// axis : int, default 0
 ///     The axis whose entries are the channels.
 ///
@@ -65,7 +65,7 @@ fn quantize_symmetric<'py>(
     axis: i64,
 ) -> PyResult<Coded<'py>> {
     let a = asarray("w", w)?;
-    let bits = u8::try_from(bits).map_err(|_| to_py(Error::value("bits", "4 or 8", bits)))?;
+    let bits = u8::try_from(bits).map_err(|_| to_py(Error::value("bits", "2, 4, 6 or 8", bits)))?;
     let (q, s) = quant::quantize_symmetric(&a.to_vec()?, along(a.shape(), axis)?, bits).py()?;
     let q = PyArray1::from_vec(py, q).reshape(a.shape().to_vec())?;
     Ok((q, PyArray1::from_vec(py, s)))
