@@ -26,6 +26,7 @@ fn frozen_vector<'py>(
         "query_embedding" => "query_embedding",
         "gradient_estimate" => "gradient_estimate",
         "activations" => "activations",
+        "embedding" => "embedding",
         _ => "attention_weights",
     };
     let mut slot = Slot::None;

@@ -1,4 +1,4 @@
-//! Binding of `sona_core::dreams`.
+//! Binding of `sona_core::dreams::EdgeWeights`.
 
 use crate::arrays::metrics_dict;
 use crate::errors::IntoPy;

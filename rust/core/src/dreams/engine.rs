@@ -1,0 +1,448 @@
+//! Dreams: walks over the memory graph that now and then jump to something similar and not yet linked.
+
+use super::graph::{Link, MemoryGraph, Node};
+use super::jump::{creative_jump, weighted};
+use crate::codec::{self, Kind};
+use crate::error::{Error, Result, check_number};
+use crate::kernels;
+use crate::metrics::Metrics;
+use crate::rng::{self, ChaCha8Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+const KIND: Kind = Kind {
+    tag: *b"DREM",
+    version: 1,
+};
+/// Stream of the walks.
+const STREAM: u64 = 0x6472_6561;
+/// Cosines between which a pair without an edge is novel.
+const NOVEL: std::ops::Range<f64> = 0.3..0.8;
+/// Weight of a suggested edge per unit of score.
+const SUGGESTED: f64 = 0.1;
+
+/// Settings of dreams.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DreamConfig {
+    /// Memories on a path.
+    pub path_length: usize,
+    /// Chance of a jump at a step that does not restart.
+    pub creative_jump_prob: f64,
+    /// Chance of a return to the start.
+    pub restart_prob: f64,
+    /// Weight of novelty in the score.
+    pub novelty_weight: f64,
+    /// Weight of coherence.
+    pub coherence_weight: f64,
+    /// Weight of utility.
+    pub utility_weight: f64,
+    /// T of exp(cos / T).
+    pub jump_temperature: f64,
+    /// Ticks after which an unconfirmed suggestion goes.
+    pub probation: u64,
+}
+
+impl Default for DreamConfig {
+    fn default() -> Self {
+        Self {
+            path_length: 15,
+            creative_jump_prob: 0.3,
+            restart_prob: 0.1,
+            novelty_weight: 0.3,
+            coherence_weight: 0.4,
+            utility_weight: 0.3,
+            jump_temperature: 0.2,
+            probation: 100,
+        }
+    }
+}
+
+impl DreamConfig {
+    /// Errors on a setting out of range.
+    pub fn check(&self) -> Result<()> {
+        if !(2..=10_000).contains(&self.path_length) {
+            return Err(Error::config("path_length", "2 to 10000", self.path_length));
+        }
+        for (name, p) in [
+            ("creative_jump_prob", self.creative_jump_prob),
+            ("restart_prob", self.restart_prob),
+        ] {
+            if !(0.0..=1.0).contains(&p) {
+                return Err(Error::config(name, "a probability", p));
+            }
+        }
+        for (name, w) in [
+            ("novelty_weight", self.novelty_weight),
+            ("coherence_weight", self.coherence_weight),
+            ("utility_weight", self.utility_weight),
+        ] {
+            if !(w >= 0.0 && w.is_finite()) {
+                return Err(Error::config(name, "a number of at least 0", w));
+            }
+        }
+        if !(self.jump_temperature > 0.0 && self.jump_temperature.is_finite()) {
+            return Err(Error::config(
+                "jump_temperature",
+                "a number above 0",
+                self.jump_temperature,
+            ));
+        }
+        if self.probation == 0 {
+            return Err(Error::config("probation", "at least 1 tick", 0));
+        }
+        Ok(())
+    }
+}
+
+/// How good a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct DreamScore {
+    /// Share of pairs of distinct memories without an edge and with a cosine in (.3, .8).
+    pub novelty: f64,
+    /// Mean cosine of consecutive memories.
+    pub coherence: f64,
+    /// Mean importance.
+    pub utility: f64,
+    /// Weighted sum of the three.
+    pub total: f64,
+}
+
+/// One dream; the path holds positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dream {
+    /// Counts up from 0.
+    pub id: u64,
+    /// Positions in the graph, in order.
+    pub path: Vec<usize>,
+    /// Jumps among the steps.
+    pub creative_jumps: usize,
+    /// Novelty, coherence, utility, total.
+    pub score: DreamScore,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Counts {
+    dreams: u64,
+    empty: u64,
+    jumps: u64,
+    suggested: u64,
+    confirmed: u64,
+    vanished: u64,
+}
+
+/// A memory graph and the walks over it.
+#[derive(Debug, Clone)]
+pub struct DreamEngine {
+    config: DreamConfig,
+    seed: u64,
+    graph: MemoryGraph,
+    rng: ChaCha8Rng,
+    counts: Counts,
+}
+
+impl DreamEngine {
+    /// Without memories.
+    pub fn new(config: DreamConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
+            config,
+            seed,
+            graph: MemoryGraph::default(),
+            rng: rng::stream(seed, STREAM),
+            counts: Counts::default(),
+        })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &DreamConfig {
+        &self.config
+    }
+
+    /// The seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The memories and their edges.
+    #[must_use]
+    pub fn graph(&self) -> &MemoryGraph {
+        &self.graph
+    }
+
+    /// Adds a memory, or replaces what is known of one that is there; its edges stay.
+    pub fn add_memory_node(&mut self, node: Node, embedding: &[f32]) -> Result<()> {
+        self.graph.add_node(node, embedding)
+    }
+
+    /// Sets the weight of the edge between two ids.
+    pub fn add_edge(&mut self, a: i64, b: i64, weight: f64) -> Result<()> {
+        let (a, b) = (self.graph.position(a)?, self.graph.position(b)?);
+        self.graph.set_edge(a, b, weight)
+    }
+
+    /// Weight between two ids; 0 where there is no edge.
+    pub fn weight(&self, a: i64, b: i64) -> Result<f64> {
+        Ok(self
+            .graph
+            .weight(self.graph.position(a)?, self.graph.position(b)?))
+    }
+
+    fn random_start(&mut self) -> Option<usize> {
+        let n = self.graph.len();
+        if self.graph.edge_count() == 0 {
+            return None;
+        }
+        // A few draws usually do; the scan keeps the law uniform over the linked where they are rare.
+        for _ in 0..32 {
+            let at = self.rng.random_range(0..n);
+            if !self.graph.links(at).is_empty() {
+                return Some(at);
+            }
+        }
+        let linked: Vec<usize> = (0..n).filter(|at| !self.graph.links(*at).is_empty()).collect();
+        Some(linked[self.rng.random_range(0..linked.len())])
+    }
+
+    /// One dream from the memory with id `start`, or from a linked one drawn uniformly. Empty if there are fewer than two
+    /// memories or the start has no edge.
+    pub fn generate_dream(&mut self, start: Option<i64>) -> Result<Dream> {
+        let start = match start {
+            Some(id) => Some(self.graph.position(id)?).filter(|at| !self.graph.links(*at).is_empty()),
+            None => self.random_start(),
+        };
+        let id = self.counts.dreams;
+        self.counts.dreams += 1;
+        let Some(start) = start else {
+            self.counts.empty += 1;
+            return Ok(Dream {
+                id,
+                path: Vec::new(),
+                creative_jumps: 0,
+                score: DreamScore::default(),
+            });
+        };
+        let (path, creative_jumps) = self.walk(start);
+        self.counts.jumps += creative_jumps as u64;
+        let score = self.score(&path);
+        Ok(Dream {
+            id,
+            path,
+            creative_jumps,
+            score,
+        })
+    }
+
+    fn walk(&mut self, start: usize) -> (Vec<usize>, usize) {
+        let mut path = vec![start];
+        let (mut at, mut jumps) = (start, 0);
+        while path.len() < self.config.path_length {
+            at = if self.rng.random::<f64>() < self.config.restart_prob {
+                start
+            } else {
+                let jump = if self.rng.random::<f64>() < self.config.creative_jump_prob {
+                    creative_jump(&self.graph, at, self.config.jump_temperature, &mut self.rng)
+                } else {
+                    None
+                };
+                jumps += usize::from(jump.is_some());
+                let links: Vec<(usize, f64)> = match jump {
+                    Some(j) => vec![(j, 1.0)],
+                    None => {
+                        let choice = |l: &Link| (l.to as usize, l.weight);
+                        self.graph.links(at).iter().map(choice).collect()
+                    }
+                };
+                weighted(&links, &mut self.rng).unwrap_or(start)
+            };
+            path.push(at);
+        }
+        (path, jumps)
+    }
+
+    fn cosine(&self, a: usize, b: usize) -> f64 {
+        f64::from(kernels::dot(self.graph.unit(a), self.graph.unit(b))).clamp(-1.0, 1.0)
+    }
+
+    /// Pairs of distinct memories on the path without an edge whose cosine is neither low nor high, and the number of all
+    /// pairs.
+    fn novel_pairs(&self, path: &[usize]) -> (Vec<(usize, usize)>, usize) {
+        let mut distinct = path.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut novel = Vec::new();
+        for (i, a) in distinct.iter().enumerate() {
+            for b in &distinct[i + 1..] {
+                let cos = self.cosine(*a, *b);
+                if !self.graph.linked(*a, *b) && cos > NOVEL.start && cos < NOVEL.end {
+                    novel.push((*a, *b));
+                }
+            }
+        }
+        (novel, distinct.len() * distinct.len().saturating_sub(1) / 2)
+    }
+
+    fn score(&self, path: &[usize]) -> DreamScore {
+        if path.is_empty() {
+            return DreamScore::default();
+        }
+        let (novel, pairs) = self.novel_pairs(path);
+        let novelty = novel.len() as f64 / pairs.max(1) as f64;
+        let cosines: f64 = path.windows(2).map(|w| self.cosine(w[0], w[1])).sum();
+        let coherence = cosines / (path.len() - 1).max(1) as f64;
+        let importance: f64 = path.iter().map(|at| self.graph.node(*at).importance).sum();
+        let utility = importance / path.len() as f64;
+        let c = &self.config;
+        let total = c.novelty_weight * novelty + c.coherence_weight * coherence + c.utility_weight * utility;
+        DreamScore {
+            novelty,
+            coherence,
+            utility,
+            total,
+        }
+    }
+
+    fn positions(&self, ids: &[i64]) -> Result<Vec<usize>> {
+        ids.iter().map(|id| self.graph.position(*id)).collect()
+    }
+
+    /// Score of a path of ids; O(l²·d) for l distinct ones.
+    pub fn score_path(&self, ids: &[i64]) -> Result<DreamScore> {
+        Ok(self.score(&self.positions(ids)?))
+    }
+
+    /// Links the novel pairs of a path with weak edges (0.1 · score) on probation; returns how many. A score of 0 or less
+    /// links nothing.
+    pub fn integrate(&mut self, ids: &[i64], score: f64) -> Result<usize> {
+        check_number("score", score)?;
+        let path = self.positions(ids)?;
+        if score <= 0.0 {
+            return Ok(0);
+        }
+        let (novel, _) = self.novel_pairs(&path);
+        for (a, b) in &novel {
+            self.graph
+                .set_probationary(*a, *b, SUGGESTED * score, self.config.probation)?;
+        }
+        self.counts.suggested += novel.len() as u64;
+        Ok(novel.len())
+    }
+
+    /// Keeps a suggested edge for good; true if it was on probation.
+    pub fn confirm(&mut self, a: i64, b: i64) -> Result<bool> {
+        let (a, b) = (self.graph.position(a)?, self.graph.position(b)?);
+        let kept = self.graph.confirm(a, b);
+        self.counts.confirmed += u64::from(kept);
+        Ok(kept)
+    }
+
+    /// Lets ticks pass; returns the number of suggested edges that vanished.
+    pub fn tick(&mut self, n: u64) -> usize {
+        let gone = self.graph.tick(n);
+        self.counts.vanished += gone as u64;
+        gone
+    }
+
+    /// Weights among distinct ids, row-major, for [`super::integration`].
+    pub fn induced(&self, ids: &[i64]) -> Result<(Vec<f32>, usize)> {
+        let mut at = self.positions(ids)?;
+        at.sort_unstable();
+        at.dedup();
+        let n = at.len();
+        let weight = |k: usize| self.graph.weight(at[k / n], at[k % n]) as f32;
+        Ok(((0..n * n).map(weight).collect(), n))
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let c = &self.counts;
+        vec![
+            ("nodes", self.graph.len().into()),
+            ("edges", self.graph.edge_count().into()),
+            ("on_probation", self.graph.probation.len().into()),
+            ("dreams", c.dreams.into()),
+            ("dreams_empty", c.empty.into()),
+            ("creative_jumps", c.jumps.into()),
+            ("edges_suggested", c.suggested.into()),
+            ("edges_confirmed", c.confirmed.into()),
+            ("edges_vanished", c.vanished.into()),
+        ]
+    }
+
+    /// The whole state; what follows is what would have followed.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let g = &self.graph;
+        let mut edges = Vec::with_capacity(g.edge_count());
+        for a in 0..g.len() {
+            let up = g.links(a).iter().filter(|l| l.to as usize > a);
+            edges.extend(up.map(|l| (a as u32, l.to, l.weight)));
+        }
+        let state = State {
+            config: self.config,
+            seed: self.seed,
+            word: self.rng.get_word_pos(),
+            nodes: g.nodes.clone(),
+            embeddings: (0..g.len()).flat_map(|i| g.embedding(i).to_vec()).collect(),
+            edges,
+            probation: g.probation.iter().map(|((a, b), t)| (*a, *b, *t)).collect(),
+            clock: g.clock,
+            counts: self.counts,
+        };
+        codec::encode(KIND, &state)
+    }
+
+    /// Reads back what [`Self::to_bytes`] wrote; anything else is refused.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let state: State = codec::decode(KIND, bytes)?;
+        let bad = |e: Error| Error::corrupt("DreamEngine state", e);
+        let wrong = |reason: &str| Err(Error::corrupt("DreamEngine state", reason));
+        let mut out = Self::new(state.config, state.seed).map_err(bad)?;
+        let n = state.nodes.len();
+        if n == 0 && !state.embeddings.is_empty() {
+            return wrong("embeddings without memories");
+        }
+        let d = state.embeddings.len().checked_div(n).unwrap_or(0);
+        if d * n != state.embeddings.len() {
+            return wrong("embeddings of different lengths");
+        }
+        for (i, node) in state.nodes.into_iter().enumerate() {
+            out.graph
+                .add_node(node, &state.embeddings[i * d..(i + 1) * d])
+                .map_err(bad)?;
+        }
+        if out.graph.len() != n {
+            return wrong("an id twice");
+        }
+        let known = |a: u32, b: u32| a < b && (b as usize) < n;
+        for (a, b, weight) in state.edges {
+            if !known(a, b) || out.graph.linked(a as usize, b as usize) {
+                return wrong("an edge that cannot be");
+            }
+            out.graph.set_edge(a as usize, b as usize, weight).map_err(bad)?;
+        }
+        for (a, b, end) in state.probation {
+            if !known(a, b) || !out.graph.linked(a as usize, b as usize) || end <= state.clock {
+                return wrong("a probation that cannot be");
+            }
+            out.graph.probation.insert((a, b), end);
+        }
+        out.graph.clock = state.clock;
+        out.rng.set_word_pos(state.word);
+        out.counts = state.counts;
+        Ok(out)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    config: DreamConfig,
+    seed: u64,
+    word: u128,
+    nodes: Vec<Node>,
+    embeddings: Vec<f32>,
+    edges: Vec<(u32, u32, f64)>,
+    probation: Vec<(u32, u32, u64)>,
+    clock: u64,
+    counts: Counts,
+}
