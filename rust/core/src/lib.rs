@@ -17,6 +17,7 @@ pub mod kernels;
 pub mod lora;
 pub mod metrics;
 pub mod patterns;
+pub mod plasticity;
 pub mod rng;
 pub mod store;
 pub mod trajectory;

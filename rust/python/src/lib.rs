@@ -11,6 +11,7 @@ mod items;
 mod kernels;
 mod lora;
 mod patterns;
+mod plasticity;
 mod store;
 mod trajectory;
 mod view;
@@ -28,6 +29,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     continual::register(m)?;
     dreams::register(m)?;
     control::register(m)?;
+    plasticity::register(m)?;
     store::register(m)?;
     engine::register(m)
 }
