@@ -3,6 +3,7 @@
 use super::check_gradient;
 use super::ewc::norm;
 use crate::codec::{self, Kind};
+use crate::control::detect::{Detector, Direction, PageHinkley};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
 use crate::kernels;
 use crate::metrics::Metrics;
@@ -14,62 +15,6 @@ const KIND: Kind = Kind {
 };
 /// Share of the Page–Hinkley sum that each step keeps.
 const FORGET: f64 = 0.9999;
-
-/// Page–Hinkley test for a rise of the mean (Page 1954), with the forgetting factor of river's implementation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PageHinkley {
-    delta: f64,
-    threshold: f64,
-    min_instances: u64,
-    alpha: f64,
-    count: u64,
-    mean: f64,
-    sum: f64,
-    least: f64,
-}
-
-impl PageHinkley {
-    /// `delta`: rise that is tolerated; `threshold`: sum of rises beyond it that raises the alarm, after `min_instances`.
-    #[must_use]
-    pub fn new(delta: f64, threshold: f64, min_instances: u64, alpha: f64) -> Self {
-        Self {
-            delta,
-            threshold,
-            min_instances,
-            alpha,
-            count: 0,
-            mean: 0.0,
-            sum: 0.0,
-            least: f64::MAX,
-        }
-    }
-
-    /// Takes in a value; after an alarm it starts anew.
-    pub fn update(&mut self, x: f64) -> bool {
-        self.count += 1;
-        self.mean += (x - self.mean) / self.count as f64;
-        self.sum = self.alpha * self.sum + (x - self.mean) - self.delta;
-        self.least = self.least.min(self.sum);
-        let fired = self.count >= self.min_instances && self.sum - self.least > self.threshold;
-        if fired {
-            *self = Self::new(self.delta, self.threshold, self.min_instances, self.alpha);
-        }
-        fired
-    }
-
-    fn is_valid(&self) -> bool {
-        [
-            self.delta,
-            self.threshold,
-            self.alpha,
-            self.mean,
-            self.sum,
-            self.least,
-        ]
-        .iter()
-        .all(|v| v.is_finite())
-    }
-}
 
 /// Settings of a [`BoundaryDetector`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,7 +86,13 @@ impl BoundaryDetector {
         config.validate()?;
         Ok(Self {
             mean: vec![0.0; config.dim],
-            test: PageHinkley::new(config.delta, config.threshold, config.min_run, FORGET),
+            test: PageHinkley::new(
+                config.delta,
+                config.threshold,
+                FORGET,
+                config.min_run,
+                Direction::Up,
+            )?,
             config,
             steps: 0,
             total: 0,

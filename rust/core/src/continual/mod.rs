@@ -7,7 +7,7 @@ mod replay;
 mod sum_tree;
 mod task;
 
-pub use boundary::{BoundaryConfig, BoundaryDetector, PageHinkley};
+pub use boundary::{BoundaryConfig, BoundaryDetector};
 pub use config::EwcConfig;
 pub use ewc::{Constraint, Ewc, estimate_fisher};
 pub use replay::{Added, KeepPolicy, PriorityReplay, ReplayConfig, SavedItem};
