@@ -1,6 +1,6 @@
 use super::super::contrastive::in_batch;
 use super::*;
-use crate::lora::{Batch, MicroConfig, MicroLora};
+use crate::lora::{Batch, MicroConfig, MicroLora, Rule};
 
 fn batch<'a>(queries: &'a [f32], positives: &'a [f32]) -> Batch<'a> {
     Batch {
