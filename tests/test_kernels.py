@@ -8,7 +8,7 @@ import pytest
 
 from sona import _core
 
-TIERS = ["scalar", "avx2", "avx512"]
+TIERS = ["scalar", "avx2", "avx512", "amx"]
 
 
 def tier_with(value: str | None) -> str:

@@ -31,7 +31,7 @@ def _version(package: str) -> str | None:
 def collect() -> dict[str, object]:
     """Versions, the SIMD tier in use and those available, and which extras are installed.
 
-    >>> collect()["simd"] in ("scalar", "avx2", "avx512")
+    >>> collect()["simd"] in ("scalar", "avx2", "avx512", "amx")
     True
     """
     return {

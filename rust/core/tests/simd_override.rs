@@ -24,8 +24,8 @@ fn child_runs_the_expected_tier() {
 #[test]
 fn override_takes_the_best_tier_at_or_below() {
     let have = kernels::tiers();
-    for asked in ["scalar", "avx2", "avx512", "AVX2 ", "nonsense", ""] {
-        let limit = Tier::from_name(asked).unwrap_or(Tier::Avx512);
+    for asked in ["scalar", "avx2", "avx512", "amx", "AVX2 ", "nonsense", ""] {
+        let limit = Tier::from_name(asked).unwrap_or(Tier::Amx);
         let expected = have.iter().rfind(|t| **t <= limit).unwrap();
         eprintln!("SONA_SIMD={asked:?}: expect {}", expected.name());
         let status = Command::new(std::env::current_exe().unwrap())

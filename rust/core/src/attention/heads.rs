@@ -3,8 +3,10 @@
 use super::rules::LocalGlobal;
 use super::threads;
 use super::tile::{Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
+use super::tile_split::{self, Parts, Strips};
 use super::tile_vjp::{Gradients, attend_vjp};
 use crate::kernels::real::{Real, add_scaled};
+use crate::kernels::split::{self, Engine, Right};
 
 /// Heads over stored arrays: head b takes array `q_of[b]` of `q`, `k_of[b]` of `k` and `v_of[b]` of `v`. So broadcasting and
 /// grouped queries need no copies.
@@ -32,6 +34,33 @@ pub struct Heads<'a, T> {
     pub k_of: &'a [usize],
     /// Array of values of each head.
     pub v_of: &'a [usize],
+}
+
+/// Keys and values of all stored arrays, made ready for products with many queries.
+#[derive(Debug)]
+pub struct Prepared<T> {
+    keys: Vec<Option<Right<T>>>,
+    values: Vec<Option<Right<T>>>,
+    /// Empty where every head has the two above.
+    panels: Vec<Option<Packed<T>>>,
+}
+
+/// Buffers of one thread.
+#[derive(Debug)]
+struct Buffers<T> {
+    engine: Option<Engine>,
+    scratch: Scratch<T>,
+    strips: Strips<T>,
+}
+
+impl<T: Real> Buffers<T> {
+    fn new() -> Self {
+        Self {
+            engine: Engine::start::<T>(),
+            scratch: Scratch::default(),
+            strips: Strips::default(),
+        }
+    }
 }
 
 /// Row `i` of arrays of `len` values.
@@ -92,6 +121,56 @@ impl<'a, T: Real> Heads<'a, T> {
         out
     }
 
+    /// Keys and values in parts, of each stored array; `None` where that cannot be or does not pay.
+    fn split(&self, threads: usize) -> [Vec<Option<Right<T>>>; 2] {
+        let stored = |of: &[usize]| of.iter().max().map_or(0, |top| top + 1);
+        let mut out = [vec![None; stored(self.k_of)], vec![None; stored(self.v_of)]];
+        if !(split::available::<T>() && tile_split::pays(self.n, self.d, self.dv)) {
+            return out;
+        }
+        let mut pieces = Vec::new();
+        for (turn, (slots, of)) in [true, false]
+            .into_iter()
+            .zip(out.iter_mut().zip([self.k_of, self.v_of]))
+        {
+            let mut used = vec![false; slots.len()];
+            of.iter().for_each(|&i| used[i] = true);
+            pieces.extend(
+                slots
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(i, _)| used[*i])
+                    .map(|(i, slot)| (turn, i, slot)),
+            );
+        }
+        threads::share(
+            threads,
+            pieces,
+            || (),
+            |(turn, i, slot): (bool, usize, &mut Option<Right<T>>), ()| {
+                *slot = if turn {
+                    Right::turned(part(self.k, i, self.m * self.d), self.d)
+                } else {
+                    Right::upright(part(self.v, i, self.m * self.dv), self.dv)
+                };
+            },
+        );
+        out
+    }
+
+    /// Keys and values as the tiles of this processor take them.
+    #[must_use]
+    pub fn prepare(&self, threads: usize) -> Prepared<T> {
+        let [keys, values] = self.split(threads);
+        let split = |b: usize| keys[self.k_of[b]].is_some() && values[self.v_of[b]].is_some();
+        let panels = if (0..self.len()).all(split) {
+            Vec::new()
+        } else {
+            self.packed(threads)
+        };
+        Prepared { keys, values, panels }
+    }
+
     /// Attention of every query of every head. `out` (heads, n, dv), `lse` (heads, n). Work is cut into `chunk` queries, and no
     /// tile reaches across a cut.
     pub fn attend<R: Rule<T>>(
@@ -107,7 +186,7 @@ impl<'a, T: Real> Heads<'a, T> {
             return;
         }
         let threads = threads::worth(self.len() * self.n.div_ceil(chunk), cost);
-        let packed = self.packed(threads);
+        let ready = self.prepare(threads);
         let outs = pieces(out, self.len(), self.n, self.dv, chunk);
         let lses: Vec<Option<&mut [T]>> = match lse {
             Some(lse) => pieces(lse, self.len(), self.n, 1, chunk)
@@ -119,14 +198,48 @@ impl<'a, T: Real> Heads<'a, T> {
         threads::share(
             threads,
             outs.into_iter().zip(lses).collect(),
-            || (Scratch::default(), Vec::new()),
-            |((b, first, out), lse), (scratch, queries)| {
+            || (Buffers::new(), Vec::new()),
+            |((b, first, out), lse), (buffers, queries)| {
                 queries.clear();
                 queries.extend(first..(first + chunk).min(self.n));
-                let keys = packed[self.k_of[b]].as_ref();
-                attend(&self.head(b), keys, &rule(b), blocks, queries, out, lse, scratch);
+                self.piece(b, &ready, &rule(b), blocks, queries, out, lse, buffers);
             },
         );
+    }
+
+    /// Attention of some queries of head `b`.
+    #[allow(clippy::too_many_arguments, reason = "operands, rule, results, buffers")]
+    fn piece<R: Rule<T>>(
+        &self,
+        b: usize,
+        ready: &Prepared<T>,
+        rule: &R,
+        blocks: Blocks,
+        queries: &[usize],
+        out: &mut [T],
+        lse: Option<&mut [T]>,
+        buffers: &mut Buffers<T>,
+    ) {
+        let head = self.head(b);
+        let (k, v) = (self.k_of[b], self.v_of[b]);
+        if let (Some(keys), Some(values), Some(engine)) = (&ready.keys[k], &ready.values[v], &buffers.engine)
+        {
+            let parts = Parts { engine, keys, values };
+            tile_split::attend(
+                &head,
+                parts,
+                rule,
+                blocks,
+                queries,
+                out,
+                lse,
+                &mut buffers.strips,
+                &mut buffers.scratch,
+            );
+        } else {
+            let keys = ready.panels[k].as_ref();
+            attend(&head, keys, rule, blocks, queries, out, lse, &mut buffers.scratch);
+        }
     }
 
     /// softmax weights (heads, n, m).
@@ -260,7 +373,7 @@ pub fn local_global<T: Real>(
         return;
     }
     let threads = threads::worth(heads.len(), cost);
-    let packed = heads.packed(threads);
+    let ready = heads.prepare(threads);
     let lses: Vec<Option<&mut [T]>> = match lse {
         Some(lse) => lse.chunks_exact_mut(n).map(Some).collect(),
         None => (0..heads.len()).map(|_| None).collect(),
@@ -275,20 +388,19 @@ pub fn local_global<T: Real>(
     threads::share(
         threads,
         pieces,
-        Scratch::default,
-        |(b, (out, lse)): (usize, (&mut [T], Option<&mut [T]>)), scratch| {
+        Buffers::new,
+        |(b, (out, lse)): (usize, (&mut [T], Option<&mut [T]>)), buffers| {
             let mut rows = vec![T::ZERO; global.len() * dv];
             let mut sums = vec![T::ZERO; global.len()];
-            let keys = packed[heads.k_of[b]].as_ref();
-            attend(
-                &heads.head(b),
-                keys,
+            heads.piece(
+                b,
+                &ready,
                 rule,
                 blocks,
                 global,
                 &mut rows,
                 Some(&mut sums),
-                scratch,
+                buffers,
             );
             for (row, &i) in rows.chunks_exact(dv.max(1)).zip(global) {
                 out[i * dv..(i + 1) * dv].copy_from_slice(row);

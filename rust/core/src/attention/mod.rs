@@ -14,6 +14,7 @@ pub mod scan;
 mod tests;
 pub mod threads;
 pub mod tile;
+mod tile_split;
 pub mod tile_vjp;
 pub mod whole;
 pub mod winners;

@@ -21,7 +21,7 @@ pub(super) fn available() -> bool {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct F32x16(__m512);
+pub(super) struct F32x16(pub(super) __m512);
 
 #[inline(always)]
 unsafe fn halve16(v: __m512) -> __m128 {
@@ -118,7 +118,10 @@ impl Simd for F32x16 {
     }
     #[inline(always)]
     unsafe fn decay(self) -> Self {
-        exponent::decay_single(self)
+        // Results below the normal numbers are 0: `scalef` takes a hundred cycles for each of those, and masked logits give many.
+        let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self.0, _mm512_set1_ps(-87.0));
+        let (p, n) = exponent::decay_factors(self);
+        Self(_mm512_maskz_scalef_ps(normal, p.0, n.0))
     }
     #[inline(always)]
     unsafe fn interleave(self, o: Self) -> (Self, Self) {

@@ -198,7 +198,7 @@ fn descend<R: Rule>(p: &mut [f32], g: Gradient<'_>, m: &mut [f32], v: &mut [f32]
     match tier() {
         // SAFETY: `tier` names only what this processor has, and the lengths agree.
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 => unsafe { avx512(&walk, g) },
+        Tier::Avx512 | Tier::Amx => unsafe { avx512(&walk, g) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => unsafe { avx2(&walk, g) },

@@ -60,7 +60,13 @@ pub(super) unsafe fn exp_double<V: Simd<E = f64>>(x: V) -> V {
 /// [`exp_single`]. The error of log₂e as a float32 grows with |x|: 3e-7 at −20. Polynomial of Cephes `exp2f`.
 #[inline(always)]
 pub(super) unsafe fn decay_single<V: Simd<E = f32>>(x: V) -> V {
-    let x = V::splat(-104.0).max(x);
+    let (p, n) = decay_factors(V::splat(-104.0).max(x));
+    p.pow2(n)
+}
+
+/// 2^{−g} and n of [`decay_single`].
+#[inline(always)]
+pub(super) unsafe fn decay_factors<V: Simd<E = f32>>(x: V) -> (V, V) {
     let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
     let g = x.fma(V::splat(-std::f32::consts::LOG2_E), n);
     let mut p = V::splat(1.535_336_2e-4);
@@ -74,7 +80,7 @@ pub(super) unsafe fn decay_single<V: Simd<E = f32>>(x: V) -> V {
     ] {
         p = p.fma(g, V::splat(c));
     }
-    p.pow2(n)
+    (p, n)
 }
 
 /// [`exp_double`]: in double precision there is nothing to save.

@@ -1,7 +1,7 @@
 //! Dense kernels of the hot path, on the best instruction set that the processor has.
 //!
 //! Each kernel has a scalar reference in [`scalar`] and, on x86-64, an AVX2 and an AVX-512 version. The tier is found once
-//! ([`tier`]; the environment variable `SONA_SIMD` = `scalar`, `avx2` or `avx512` lowers it). Other architectures run the
+//! ([`tier`]; the environment variable `SONA_SIMD` = `scalar`, `avx2`, `avx512` or `amx` lowers it). Other architectures run the
 //! reference.
 //!
 //! Within a tier the same inputs give the same bits, whatever the alignment and wherever a row lies: [`dot`], [`gemv`],
@@ -10,6 +10,8 @@
 //! Lengths are part of the contract: a mismatch panics, so check at the boundary.
 
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +44,9 @@ pub mod scalar;
 mod scan;
 mod select;
 mod simd;
+pub mod split;
+#[cfg(target_arch = "x86_64")]
+mod split_tiles;
 mod stamp;
 #[cfg(test)]
 mod tests;

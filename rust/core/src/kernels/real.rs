@@ -8,6 +8,7 @@ use super::matmul::Product;
 pub use super::neighbours::{Near, row_products, row_scores, weighted_rows};
 use super::recurrence::Scan;
 use super::simd::One;
+use super::split::SplitTable;
 use super::tier::{Tier, tier};
 use super::transpose::Turn;
 use num_traits::{Float, NumAssign};
@@ -33,6 +34,12 @@ pub trait Real:
     #[inline]
     fn kernels() -> &'static RealTable<Self> {
         Self::kernels_of(tier())
+    }
+    /// The kernels that split numbers, where tier and precision have them.
+    #[doc(hidden)]
+    #[inline]
+    fn split_kernels() -> Option<&'static SplitTable<Self>> {
+        None
     }
 }
 
@@ -218,7 +225,7 @@ table!(
 );
 
 macro_rules! real {
-    ($t:ty, $portable:ident, $avx2:ident, $avx512:ident) => {
+    ($t:ty, $portable:ident, $avx2:ident, $avx512:ident, $amx:expr) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -238,15 +245,26 @@ macro_rules! real {
                     #[cfg(target_arch = "x86_64")]
                     Tier::Avx2 => &$avx2::TABLE,
                     #[cfg(target_arch = "x86_64")]
-                    Tier::Avx512 => &$avx512::TABLE,
+                    Tier::Avx512 | Tier::Amx => &$avx512::TABLE,
                     _ => &$portable::TABLE,
                 }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[inline]
+            fn split_kernels() -> Option<&'static SplitTable<Self>> {
+                if tier() == Tier::Amx { $amx } else { None }
             }
         }
     };
 }
-real!(f32, portable_f32, avx2_f32, avx512_f32);
-real!(f64, portable_f64, avx2_f64, avx512_f64);
+real!(
+    f32,
+    portable_f32,
+    avx2_f32,
+    avx512_f32,
+    Some(&super::split_tiles::TABLE)
+);
+real!(f64, portable_f64, avx2_f64, avx512_f64, None);
 
 /// A row-major matrix inside a slice: `stride` values from one row to the next.
 #[derive(Clone, Copy, Debug)]

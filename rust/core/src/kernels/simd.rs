@@ -45,7 +45,8 @@ pub(super) trait Simd: Copy {
     unsafe fn exponent(self) -> Self;
     /// e^self; NaN stays NaN.
     unsafe fn exp(self) -> Self;
-    /// e^self for self ≤ 0, to a few units in the last place; −∞ gives 0, NaN stays NaN.
+    /// e^self for self ≤ 0, to a few units in the last place; −∞ gives 0, NaN stays NaN. Below the normal numbers: 0 or the
+    /// denormal.
     unsafe fn decay(self) -> Self;
     /// Lanes of both by turns: `(a₀ b₀ a₁ b₁ …)` of the lower halves, then of the upper halves. `N > 1`.
     unsafe fn interleave(self, o: Self) -> (Self, Self);

@@ -18,7 +18,7 @@ macro_rules! tiers {
             match $crate::kernels::tier() {
                 // SAFETY: `tier` names only what this processor has.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernels::Tier::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::kernels::Tier::Avx512 | $crate::kernels::Tier::Amx => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::kernels::Tier::Avx2 => unsafe { avx2($($arg),*) },

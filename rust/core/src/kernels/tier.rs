@@ -13,23 +13,29 @@ pub enum Tier {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4 and later).
     Avx512,
+    /// The same with the tile registers of AMX for matrix products (Sapphire Rapids and later, on Linux).
+    Amx,
 }
 
 impl Tier {
-    /// `"scalar"`, `"avx2"` or `"avx512"`: the values of the environment variable `SONA_SIMD`.
+    /// All tiers, slowest first.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
+
+    /// `"scalar"`, `"avx2"`, `"avx512"` or `"amx"`: the values of the environment variable `SONA_SIMD`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
     /// Inverse of [`Tier::name`], ignoring case.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Scalar, Self::Avx2, Self::Avx512]
+        Self::ALL
             .into_iter()
             .find(|t| t.name().eq_ignore_ascii_case(name.trim()))
     }
@@ -106,6 +112,8 @@ impl Table {
             Tier::Avx2 => super::avx2::available().then_some(&super::avx2::TABLE),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => super::avx512::available().then_some(&super::avx512::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => super::amx::available().then_some(&super::amx::TABLE),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -113,8 +121,9 @@ impl Table {
 
     /// The best table at or below `limit`.
     pub(super) fn best(limit: Tier) -> &'static Self {
-        [Tier::Avx512, Tier::Avx2]
+        Tier::ALL
             .into_iter()
+            .rev()
             .filter(|t| *t <= limit)
             .find_map(Self::of)
             .unwrap_or(&SCALAR)
@@ -139,7 +148,7 @@ fn choose() -> &'static Table {
     let limit = std::env::var("SONA_SIMD")
         .ok()
         .and_then(|v| Tier::from_name(&v))
-        .unwrap_or(Tier::Avx512);
+        .unwrap_or(Tier::Amx);
     let t = Table::best(limit);
     ACTIVE.store(std::ptr::from_ref(t).cast_mut(), Ordering::Relaxed);
     t
@@ -155,7 +164,7 @@ pub fn tier() -> Tier {
 /// The tiers this processor can run, slowest first.
 #[must_use]
 pub fn tiers() -> Vec<Tier> {
-    [Tier::Scalar, Tier::Avx2, Tier::Avx512]
+    Tier::ALL
         .into_iter()
         .filter(|t| Table::of(*t).is_some())
         .collect()

@@ -7,6 +7,7 @@ mod low_rank;
 mod numbers;
 mod real;
 mod search;
+mod split;
 
 use super::tier::Table;
 use super::*;
@@ -16,7 +17,7 @@ use proptest::prelude::*;
 /// The tables under test; what is missing is printed, so that a gap is visible.
 fn tables() -> Vec<&'static Table> {
     let have = tiers();
-    for t in [Tier::Scalar, Tier::Avx2, Tier::Avx512] {
+    for t in Tier::ALL {
         let state = if have.contains(&t) {
             "tested"
         } else {

@@ -1,0 +1,319 @@
+//! Matrix products in single precision on processors that multiply tables of bfloat16: every number in three parts.
+//!
+//! x = h + m + l exactly, each part with 8 significant bits (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial
+//! intelligence datatype for higher-precision computations"). Of the nine products of the parts of a·b the six largest are
+//! made: what is left out is below 2⁻²³·|a·b|. Sums are single precision, over the depth in a fixed order. Parts below the
+//! least normal number count as zero.
+//!
+//! Operands are cut into tiles of 16 × 32: [`Left`] by rows, [`Right`] by columns.
+
+use super::real::Real;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Rows of a block of the left operand, columns of a block of the right one.
+pub const SIDE: usize = 16;
+/// Depth of a tile.
+pub const DEPTH: usize = 32;
+/// Numbers from here on, and what is not finite, are not split: products of such numbers might overflow in one part only.
+pub(super) const TAME: f32 = (1u64 << 56) as f32;
+/// Rows of 64 bytes of one tile in its three parts.
+pub(super) const LINES: usize = 3 * SIDE;
+
+/// One row of a tile.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [u32; 16]);
+
+/// A strided matrix to cut up.
+#[derive(Clone, Copy)]
+pub(super) struct Source<T> {
+    pub x: *const T,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// A product of operands in parts; steps are counted in lines.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles<T> {
+    pub a: *const Line,
+    pub a_row: usize,
+    pub b: *const Line,
+    pub b_column: usize,
+    pub b_group: usize,
+    pub c: *mut T,
+    pub ldc: usize,
+    /// In blocks of 16.
+    pub rows: usize,
+    /// In blocks of 16.
+    pub columns: usize,
+    /// In groups of 32.
+    pub groups: usize,
+    pub add: bool,
+}
+
+/// The online softmax of `super::real::absorb`, the weights going to a left operand.
+#[derive(Clone, Copy)]
+pub(super) struct Absorb<T> {
+    pub rows: usize,
+    /// A multiple of 32.
+    pub width: usize,
+    pub logits: *const T,
+    pub top: *mut T,
+    pub sum: *mut T,
+    pub acc: *mut T,
+    pub dv: usize,
+    pub out: *mut Line,
+    /// Lines between row blocks of `out`.
+    pub out_row: usize,
+}
+
+/// The kernels. Callers have checked lengths.
+#[doc(hidden)]
+#[allow(missing_debug_implementations, reason = "a table of functions")]
+pub struct SplitTable<T> {
+    /// Rows to the left operand; false where a number is not tame.
+    pub(super) left: unsafe fn(Source<T>, *mut Line) -> bool,
+    /// Rows to the columns of the right operand.
+    pub(super) turned: unsafe fn(Source<T>, *mut Line) -> bool,
+    /// Rows to the lines of the right operand.
+    pub(super) upright: unsafe fn(Source<T>, *mut Line) -> bool,
+    pub(super) multiply: unsafe fn(Tiles<T>),
+    pub(super) absorb: unsafe fn(Absorb<T>),
+}
+
+/// What multiplies split numbers, set up for this thread until it is dropped.
+#[derive(Debug)]
+pub struct Engine {
+    #[cfg(target_arch = "x86_64")]
+    _session: super::amx::Session,
+    /// Not for another thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl Engine {
+    /// None where processor, system or tier has none for this precision.
+    #[must_use]
+    pub fn start<T: Real>() -> Option<Self> {
+        T::split_kernels()?;
+        Some(Self {
+            #[cfg(target_arch = "x86_64")]
+            _session: super::amx::Session::open()?,
+            _here: PhantomData,
+        })
+    }
+}
+
+/// Whether this processor and tier multiply split numbers of this precision.
+#[must_use]
+pub fn available<T: Real>() -> bool {
+    T::split_kernels().is_some()
+}
+
+/// The left operand A (rows, depth) of products.
+#[derive(Clone, Debug)]
+pub struct Left<T> {
+    lines: Vec<Line>,
+    /// In blocks of 16.
+    rows: usize,
+    groups: usize,
+    of: PhantomData<T>,
+}
+
+impl<T> Default for Left<T> {
+    fn default() -> Self {
+        Self {
+            lines: Vec::new(),
+            rows: 0,
+            groups: 0,
+            of: PhantomData,
+        }
+    }
+}
+
+impl<T: Real> Left<T> {
+    /// Room for (rows, depth) values; what is in it is not specified.
+    fn resize(&mut self, rows: usize, depth: usize) {
+        (self.rows, self.groups) = (rows.div_ceil(SIDE), depth.div_ceil(DEPTH));
+        let len = self.rows * self.groups * LINES;
+        if self.lines.len() < len {
+            self.lines.resize(len, Line([0; 16]));
+        }
+    }
+
+    /// Splits `x` (rows, depth). False, and nothing of use inside, where a number is too large or not finite, or without
+    /// [`available`]. Rows that fill up the last block are not specified.
+    #[must_use]
+    pub fn fill(&mut self, x: &[T], depth: usize) -> bool {
+        let Some(kernels) = T::split_kernels() else {
+            return false;
+        };
+        let rows = x.len().checked_div(depth).unwrap_or(0);
+        assert_eq!(x.len(), rows * depth, "left operand: expected (rows, depth)");
+        self.resize(rows, depth);
+        let from = Source {
+            x: x.as_ptr(),
+            rows,
+            columns: depth,
+        };
+        // SAFETY: the lines hold all tiles of (rows, depth); the table is this processor's.
+        unsafe { (kernels.left)(from, self.lines.as_mut_ptr()) }
+    }
+
+    /// One step of the online softmax for the rows of `logits` (rows, width), `width` a multiple of 32: the weights relative to the
+    /// new maximum become this operand; `sum` and `acc` (rows, dv) fade to it.
+    pub fn absorb(&mut self, logits: &[T], width: usize, top: &mut [T], sum: &mut [T], acc: &mut [T]) {
+        let rows = top.len();
+        let dv = acc.len().checked_div(rows).unwrap_or(0);
+        assert!(
+            width.is_multiple_of(DEPTH)
+                && sum.len() == rows
+                && logits.len() >= rows * width
+                && acc.len() == rows * dv,
+            "absorb: expected logits (rows, width), top and sum (rows), acc (rows, dv)"
+        );
+        let Some(kernels) = T::split_kernels() else {
+            return;
+        };
+        self.resize(rows, width);
+        // SAFETY: the lengths are what the kernel reads and writes; the table is this processor's.
+        unsafe {
+            (kernels.absorb)(Absorb {
+                rows,
+                width,
+                logits: logits.as_ptr(),
+                top: top.as_mut_ptr(),
+                sum: sum.as_mut_ptr(),
+                acc: acc.as_mut_ptr(),
+                dv,
+                out: self.lines.as_mut_ptr(),
+                out_row: self.groups * LINES,
+            });
+        }
+    }
+}
+
+/// The right operand B (depth, columns) of products.
+#[derive(Clone, Debug)]
+pub struct Right<T> {
+    lines: Vec<Line>,
+    /// In blocks of 16.
+    columns: usize,
+    groups: usize,
+    /// Lines from one block of columns to the next.
+    column: usize,
+    /// Lines from one group of the depth to the next.
+    group: usize,
+    of: PhantomData<T>,
+}
+
+/// `len` lines that `kernel` writes, all of them, from the rows of `x`; None where it says no.
+fn cut<T>(
+    kernel: unsafe fn(Source<T>, *mut Line) -> bool,
+    x: &[T],
+    width: usize,
+    len: usize,
+) -> Option<Vec<Line>> {
+    let mut lines = Vec::with_capacity(len);
+    let from = Source {
+        x: x.as_ptr(),
+        rows: x.len() / width,
+        columns: width,
+    };
+    // SAFETY: the capacity is that of all tiles of x; the kernel is of this processor and writes every line.
+    unsafe {
+        let tame = kernel(from, lines.as_mut_ptr());
+        lines.set_len(len);
+        tame.then_some(lines)
+    }
+}
+
+impl<T: Real> Right<T> {
+    /// B = xᵀ for `x` (columns, depth). None as for [`Left::fill`], and for an empty one.
+    #[must_use]
+    pub fn turned(x: &[T], depth: usize) -> Option<Self> {
+        let kernels = T::split_kernels()?;
+        let columns = x.len().checked_div(depth)?.div_ceil(SIDE);
+        let groups = depth.div_ceil(DEPTH);
+        Some(Self {
+            lines: cut(kernels.turned, x, depth, columns * groups * LINES)?,
+            columns,
+            groups,
+            column: groups * LINES,
+            group: LINES,
+            of: PhantomData,
+        })
+    }
+
+    /// B = `x` (depth, columns). None as for [`Left::fill`], and for an empty one.
+    #[must_use]
+    pub fn upright(x: &[T], columns: usize) -> Option<Self> {
+        let kernels = T::split_kernels()?;
+        let groups = x.len().checked_div(columns)?.div_ceil(DEPTH);
+        let columns_of = columns.div_ceil(SIDE);
+        Some(Self {
+            lines: cut(kernels.upright, x, columns, columns_of * groups * LINES)?,
+            columns: columns_of,
+            groups,
+            column: LINES,
+            group: columns_of * LINES,
+            of: PhantomData,
+        })
+    }
+
+    /// Blocks of 16 columns.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Groups of 32 of the depth.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// C (rows of `a`, 16·`columns.len()`) ← A · B for blocks of 16 columns and groups of 32 of the depth, plus C itself with
+    /// `add`; C's rows are `ldc` apart and fill up whole blocks of 16. The depth of A is that of `groups`.
+    #[allow(clippy::too_many_arguments, reason = "operands, ranges, result")]
+    pub fn product(
+        &self,
+        _on: &Engine,
+        a: &Left<T>,
+        columns: Range<usize>,
+        groups: Range<usize>,
+        c: &mut [T],
+        ldc: usize,
+        add: bool,
+    ) {
+        let width = columns.len() * SIDE;
+        assert!(
+            columns.end <= self.columns
+                && groups.end <= self.groups
+                && a.groups == groups.len()
+                && ldc >= width
+                && (a.rows == 0 || (a.rows * SIDE - 1) * ldc + width <= c.len()),
+            "product of split operands: expected A (n, depth), B (depth, width), C (n, width)"
+        );
+        let Some(kernels) = T::split_kernels() else {
+            return;
+        };
+        let at = columns.start * self.column + groups.start * self.group;
+        // SAFETY: the operands and C hold what is read and written; the table is this processor's.
+        unsafe {
+            (kernels.multiply)(Tiles {
+                a: a.lines.as_ptr(),
+                a_row: a.groups * LINES,
+                b: self.lines.as_ptr().add(at),
+                b_column: self.column,
+                b_group: self.group,
+                c: c.as_mut_ptr(),
+                ldc,
+                rows: a.rows,
+                columns: columns.len(),
+                groups: groups.len(),
+                add,
+            });
+        }
+    }
+}

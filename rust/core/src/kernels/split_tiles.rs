@@ -1,0 +1,328 @@
+//! Kernels of [`super::split`] on AVX-512 registers and AMX tiles.
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "one contract for the module: a processor with AVX-512 and AMX, pointers valid for what is touched"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "the same index walks registers and memory"
+)]
+
+use super::amx;
+use super::avx512::F32x16;
+use super::simd::Simd;
+use super::split::{Absorb, DEPTH, LINES, Line, SIDE, Source, SplitTable, TAME, Tiles};
+use super::{exponent, rows};
+use std::arch::x86_64::*;
+
+pub(super) static TABLE: SplitTable<f32> = SplitTable {
+    left,
+    turned,
+    upright,
+    multiply,
+    absorb,
+};
+
+/// High, middle and low part, each a float whose lower half is zero unless it lies below the normal numbers; the sum is `x`.
+#[inline(always)]
+unsafe fn parts(x: __m512) -> [__m512i; 3] {
+    // Rounded to the nearest: half the error of cutting off, and the rest may have either sign.
+    let high = round(x);
+    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
+    let middle = round(rest);
+    let low = _mm512_sub_ps(rest, _mm512_castsi512_ps(middle));
+    [high, middle, _mm512_castps_si512(low)]
+}
+
+/// To 8 significant bits.
+#[inline(always)]
+unsafe fn round(x: __m512) -> __m512i {
+    let up = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+    _mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000u32.cast_signed()))
+}
+
+/// Two registers of numbers to the pairs (aᵢ, bᵢ) of each part: depths i and i + 16 of a group sit side by side. Every operand
+/// is laid out so; the order within a group does not matter as long as both sides agree.
+#[inline(always)]
+unsafe fn pairs(a: __m512, b: __m512) -> [__m512i; 3] {
+    let ([ah, am, al], [bh, bm, bl]) = (parts(a), parts(b));
+    [side_by_side(ah, bh), side_by_side(am, bm), side_by_side(al, bl)]
+}
+
+/// The upper halves of `a` and `b`. Lower halves are not always zero: a low part below the normal numbers has bits there.
+#[inline(always)]
+unsafe fn side_by_side(a: __m512i, b: __m512i) -> __m512i {
+    const A_OR_B_AND_C: i32 = 0xf8;
+    let upper = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    _mm512_ternarylogic_epi32::<A_OR_B_AND_C>(_mm512_srli_epi32::<16>(a), b, upper)
+}
+
+/// Sixteen values of a row of `columns` from column `at` on, zeros beyond its end.
+#[inline(always)]
+unsafe fn some(row: *const f32, at: usize, columns: usize) -> __m512 {
+    let left = columns.saturating_sub(at).min(16);
+    _mm512_maskz_loadu_ps(((1u32 << left) - 1) as __mmask16, row.wrapping_add(at))
+}
+
+/// The larger magnitude, as bits: NaN and infinity are above all numbers.
+#[inline(always)]
+unsafe fn magnitude(most: __m512i, x: __m512) -> __m512i {
+    let bits = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
+    _mm512_max_epu32(most, bits)
+}
+
+#[inline(always)]
+unsafe fn tame(most: __m512i) -> bool {
+    _mm512_reduce_max_epu32(most) < TAME.to_bits()
+}
+
+#[inline(always)]
+unsafe fn put(tile: *mut Line, line: usize, [high, middle, low]: [__m512i; 3]) {
+    let p = tile.add(line);
+    _mm512_store_si512(p.cast(), high);
+    _mm512_store_si512(p.add(SIDE).cast(), middle);
+    _mm512_store_si512(p.add(2 * SIDE).cast(), low);
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
+    let groups = from.columns.div_ceil(DEPTH);
+    let mut most = _mm512_setzero_si512();
+    for r in 0..from.rows {
+        let row = from.x.add(r * from.columns);
+        for g in 0..groups {
+            let a = some(row, g * DEPTH, from.columns);
+            let b = some(row, g * DEPTH + 16, from.columns);
+            most = magnitude(magnitude(most, a), b);
+            let tile = to.add((r / SIDE * groups + g) * LINES);
+            put(tile, r % SIDE, pairs(a, b));
+        }
+    }
+    tame(most)
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn turned(from: Source<f32>, to: *mut Line) -> bool {
+    let groups = from.columns.div_ceil(DEPTH);
+    let mut most = _mm512_setzero_si512();
+    let zero = F32x16::splat(0.0);
+    for block in 0..from.rows.div_ceil(SIDE) {
+        for g in 0..groups {
+            let tile = to.add((block * groups + g) * LINES);
+            for r in 0..SIDE {
+                let row = block * SIDE + r;
+                let (mut a, mut b) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+                if row < from.rows {
+                    let row = from.x.add(row * from.columns);
+                    a = some(row, g * DEPTH, from.columns);
+                    b = some(row, g * DEPTH + 16, from.columns);
+                }
+                most = magnitude(magnitude(most, a), b);
+                put(tile, r, pairs(a, b));
+            }
+            // In place: sixteen registers hold one part.
+            for p in 0..3 {
+                let lines = tile.add(p * SIDE).cast::<f32>();
+                let mut r = [zero; SIDE];
+                for i in 0..SIDE {
+                    r[i] = F32x16::load(lines.add(i * 16));
+                }
+                for _ in 0..4 {
+                    let mut next = r;
+                    for i in 0..SIDE / 2 {
+                        (next[2 * i], next[2 * i + 1]) = r[i].interleave(r[i + SIDE / 2]);
+                    }
+                    r = next;
+                }
+                for i in 0..SIDE {
+                    r[i].store(lines.add(i * 16));
+                }
+            }
+        }
+    }
+    tame(most)
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn upright(from: Source<f32>, to: *mut Line) -> bool {
+    let blocks = from.columns.div_ceil(SIDE);
+    let mut most = _mm512_setzero_si512();
+    for g in 0..from.rows.div_ceil(DEPTH) {
+        for i in 0..SIDE {
+            let rows = [g * DEPTH + i, g * DEPTH + 16 + i];
+            for c in 0..blocks {
+                let mut pair = [_mm512_setzero_ps(); 2];
+                for j in 0..2 {
+                    if rows[j] < from.rows {
+                        pair[j] = some(from.x.add(rows[j] * from.columns), c * SIDE, from.columns);
+                    }
+                    most = magnitude(most, pair[j]);
+                }
+                let tile = to.add((g * blocks + c) * LINES);
+                put(tile, i, pairs(pair[0], pair[1]));
+            }
+        }
+    }
+    tame(most)
+}
+
+/// Bytes between rows of a tile in memory.
+const STRIDE: usize = 64;
+
+/// Asks for a group of B.
+#[inline(always)]
+unsafe fn ahead<const W: usize>(b: *const Line, column: usize) {
+    for w in 0..W {
+        for line in 0..LINES {
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(w * column + line).cast());
+        }
+    }
+}
+
+/// `R` row blocks times `W` column blocks, one or two each: registers 0 to 3 sum, 4 and 5 hold A, 6 and 7 hold B.
+#[inline(always)]
+unsafe fn block<const R: usize, const W: usize>(
+    t: &Tiles<f32>,
+    row: usize,
+    column: usize,
+    next: *const Line,
+) {
+    let ldc = t.ldc * 4;
+    let c00 = t.c.add((row * t.ldc + column) * SIDE);
+    let (c01, c10) = (c00.wrapping_add(SIDE), c00.wrapping_add(SIDE * t.ldc));
+    let c11 = c10.wrapping_add(SIDE);
+    if t.add {
+        amx::load!(0, c00, ldc);
+        if W == 2 {
+            amx::load!(1, c01, ldc);
+        }
+        if R == 2 {
+            amx::load!(2, c10, ldc);
+        }
+        if R * W == 4 {
+            amx::load!(3, c11, ldc);
+        }
+    } else {
+        amx::zero!(0);
+        amx::zero!(1);
+        amx::zero!(2);
+        amx::zero!(3);
+    }
+    let mut a = t.a.add(row * t.a_row);
+    let mut b = t.b.add(column * t.b_column);
+    macro_rules! left {
+        ($p:expr) => {
+            amx::load!(4, a.add($p * SIDE), STRIDE);
+            if R == 2 {
+                amx::load!(5, a.add(t.a_row + $p * SIDE), STRIDE);
+            }
+        };
+    }
+    macro_rules! right {
+        ($p:expr) => {
+            amx::load!(6, b.add($p * SIDE), STRIDE);
+            if W == 2 {
+                amx::load!(7, b.add(t.b_column + $p * SIDE), STRIDE);
+            }
+        };
+    }
+    macro_rules! products {
+        () => {
+            amx::multiply!(0, 4, 6);
+            if W == 2 {
+                amx::multiply!(1, 4, 7);
+            }
+            if R == 2 {
+                amx::multiply!(2, 5, 6);
+            }
+            if R * W == 4 {
+                amx::multiply!(3, 5, 7);
+            }
+        };
+    }
+    for g in 0..t.groups {
+        // The next tiles of B come from a farther cache.
+        if g + 1 < t.groups {
+            ahead::<W>(b.add(t.b_group), t.b_column);
+        } else {
+            ahead::<W>(next, t.b_column);
+        }
+        // Small products first; each step changes one operand.
+        left!(0);
+        right!(2);
+        products!();
+        right!(1);
+        products!();
+        left!(1);
+        products!();
+        right!(0);
+        products!();
+        left!(2);
+        products!();
+        left!(0);
+        products!();
+        a = a.add(LINES);
+        b = b.add(t.b_group);
+    }
+    amx::store!(0, c00, ldc);
+    if W == 2 {
+        amx::store!(1, c01, ldc);
+    }
+    if R == 2 {
+        amx::store!(2, c10, ldc);
+    }
+    if R * W == 4 {
+        amx::store!(3, c11, ldc);
+    }
+}
+
+unsafe fn multiply(t: Tiles<f32>) {
+    let mut column = 0;
+    while column < t.columns {
+        let two = column + 2 <= t.columns;
+        let mut row = 0;
+        while row < t.rows {
+            let pair = row + 2 <= t.rows;
+            // The next rows meet the same columns, after the last ones come the next columns.
+            let end = row + if pair { 2 } else { 1 } >= t.rows;
+            let next =
+                t.b.wrapping_add(if end { column + 2 } else { column } * t.b_column);
+            match (pair, two) {
+                (true, true) => block::<2, 2>(&t, row, column, next),
+                (true, false) => block::<2, 1>(&t, row, column, next),
+                (false, true) => block::<1, 2>(&t, row, column, next),
+                (false, false) => block::<1, 1>(&t, row, column, next),
+            }
+            row += if pair { 2 } else { 1 };
+        }
+        column += if two { 2 } else { 1 };
+    }
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn absorb(a: Absorb<f32>) {
+    for r in 0..a.rows {
+        let line = a.logits.add(r * a.width);
+        let (top, sum) = (&mut *a.top.add(r), &mut *a.sum.add(r));
+        let new = top.max(exponent::largest::<F32x16>(line, a.width));
+        // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
+        let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
+        let s = F32x16::splat(shift);
+        let mut sums = [F32x16::splat(0.0); 2];
+        let out = a.out.add(r / SIDE * a.out_row);
+        for g in 0..a.width / DEPTH {
+            let p = line.add(g * DEPTH);
+            let x = F32x16::load(p).sub(s).decay();
+            let y = F32x16::load(p.add(16)).sub(s).decay();
+            sums = [sums[0].add(x), sums[1].add(y)];
+            put(out.add(g * LINES), r % SIDE, pairs(x.0, y.0));
+        }
+        if *sum != 0.0 && new != *top {
+            let fade = (*top - shift).exp();
+            *sum *= fade;
+            rows::scale::<F32x16>(fade, a.acc.add(r * a.dv), a.dv);
+        }
+        *sum += sums[0].add(sums[1]).sum();
+        *top = new;
+    }
+}

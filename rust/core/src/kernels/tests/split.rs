@@ -1,0 +1,161 @@
+//! Products of split numbers against float64, where the processor has them.
+
+use super::super::split::{Engine, Left, Right};
+use super::*;
+
+/// What runs the products here; a gap is visible.
+fn engine() -> Option<Engine> {
+    let engine = Engine::start::<f32>();
+    if engine.is_none() {
+        eprintln!("split products: NOT AVAILABLE HERE");
+    }
+    engine
+}
+
+#[test]
+fn products_are_those_of_single_precision() {
+    let Some(engine) = engine() else { return };
+    for (n, depth, width) in [
+        (1, 1, 1),
+        (16, 32, 16),
+        (17, 33, 15),
+        (40, 64, 70),
+        (100, 200, 36),
+    ] {
+        let (a, b) = (normal(n * depth, 1), normal(depth * width, 2));
+        let turned: Vec<f32> = (0..width * depth)
+            .map(|i| b[i % depth * width + i / depth])
+            .collect();
+        let mut left = Left::default();
+        assert!(left.fill(&a, depth));
+        let (rows, columns) = (n.next_multiple_of(16), width.next_multiple_of(16));
+        for right in [Right::upright(&b, width), Right::turned(&turned, depth)] {
+            let right = right.unwrap();
+            let ldc = columns + 3;
+            let mut c = vec![1.0f32; rows * ldc];
+            for add in [false, true] {
+                right.product(
+                    &engine,
+                    &left,
+                    0..columns / 16,
+                    0..right.groups(),
+                    &mut c,
+                    ldc,
+                    add,
+                );
+            }
+            for i in 0..n {
+                for j in 0..width {
+                    let column: Vec<f32> = (0..depth).map(|k| b[k * width + j]).collect();
+                    let row = &a[i * depth..(i + 1) * depth];
+                    // Twice: once set, once added.
+                    close(
+                        c[i * ldc + j],
+                        2.0 * dot64(row, &column),
+                        2.0 * mass(row, &column),
+                    );
+                }
+            }
+            assert_eq!(c[columns], 1.0, "columns beyond the blocks stay");
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_number_add_up_to_it() {
+    let Some(engine) = engine() else { return };
+    let x: Vec<f32> = (0..256)
+        .map(|i| 1.1f32.powi(i - 128) * (1.0 - (i % 2 * 2) as f32))
+        .collect();
+    let mut one = Left::default();
+    assert!(one.fill(&[1.0], 1));
+    let right = Right::upright(&x, 256).unwrap();
+    let mut c = vec![0.0; 16 * 256];
+    right.product(&engine, &one, 0..16, 0..1, &mut c, 256, false);
+    assert_eq!(&c[..256], &x[..]);
+}
+
+#[test]
+fn what_could_overflow_in_parts_is_refused() {
+    if engine().is_none() {
+        return;
+    }
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e17, -f32::MAX] {
+        for at in [0, 17, 99] {
+            let mut x = normal(100, 3);
+            x[at] = bad;
+            assert!(!Left::default().fill(&x, 10), "{bad}");
+            assert!(Right::upright(&x, 10).is_none(), "{bad}");
+            assert!(Right::turned(&x, 10).is_none(), "{bad}");
+        }
+    }
+}
+
+#[test]
+fn numbers_near_the_least_do_not_spill_into_their_neighbours() {
+    let Some(engine) = engine() else { return };
+    let x: Vec<f32> = (0..64)
+        .map(|i| if i / 16 % 2 == 1 { 1.3e-38 } else { 1.0 + i as f32 })
+        .collect();
+    let ones = [1.0f32; 64];
+    let right = Right::upright(&ones, 1).unwrap();
+    let mut left = Left::default();
+    assert!(left.fill(&x, 64));
+    let mut c = vec![0.0; 16 * 16];
+    right.product(&engine, &left, 0..1, 0..2, &mut c, 16, false);
+    assert_eq!(c[0], x.iter().filter(|x| **x >= 1.0).sum::<f32>());
+}
+
+#[test]
+fn sessions_nest() {
+    let Some(outer) = engine() else { return };
+    drop(engine());
+    let mut left = Left::default();
+    assert!(left.fill(&[2.0], 1));
+    let mut c = vec![0.0; 16 * 16];
+    let right = Right::upright(&[3.0f32], 1).unwrap();
+    right.product(&outer, &left, 0..1, 0..1, &mut c, 16, false);
+    assert_eq!(c[0], 6.0);
+}
+
+#[test]
+fn online_softmax_goes_on() {
+    let Some(engine) = engine() else { return };
+    let (rows, width, dv) = (19, 96, 16);
+    let logits: Vec<f32> = normal(rows * width, 4).iter().map(|x| 5.0 * x).collect();
+    let values = normal(width * dv, 5);
+    let right = Right::upright(&values, dv).unwrap();
+    let (mut top, mut sum) = (vec![f32::NEG_INFINITY; rows], vec![0.0; rows]);
+    let mut acc = vec![0.0; 32 * dv];
+    let mut weights = Left::default();
+    for (step, from) in [0, 32, 64].into_iter().enumerate() {
+        let part: Vec<f32> = logits
+            .chunks(width)
+            .flat_map(|x| x[from..from + 32].iter().copied())
+            .collect();
+        weights.absorb(&part, 32, &mut top, &mut sum, &mut acc[..rows * dv]);
+        right.product(&engine, &weights, 0..1, step..step + 1, &mut acc, dv, step > 0);
+    }
+    for r in 0..rows {
+        let x = &logits[r * width..(r + 1) * width];
+        let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let w: Vec<f64> = x.iter().map(|x| f64::from(x - most).exp()).collect();
+        let total: f64 = w.iter().sum();
+        assert_eq!(top[r], most);
+        close(sum[r], total, total);
+        for j in 0..dv {
+            let want: f64 = w
+                .iter()
+                .zip(values.chunks(dv))
+                .map(|(w, v)| w * f64::from(v[j]))
+                .sum();
+            close(acc[r * dv + j], want, total);
+        }
+    }
+}
+
+#[test]
+fn the_engine_is_there_exactly_where_the_tier_is() {
+    assert_eq!(engine().is_some(), tier() == Tier::Amx);
+    assert!(Engine::start::<f64>().is_none());
+}
