@@ -34,6 +34,7 @@ from sona.exceptions import (
 
 if TYPE_CHECKING:
     from sona.continual import EwcConfig, EwcPlusPlus
+    from sona.dag import DagEngine, OperatorType, QueryDag
     from sona.loops import BackgroundLoop, InstantLoop, LoopCoordinator
     from sona.lora import AdapterPool, BaseLoRA, MicroLoRA
     from sona.patterns import CaseMemory, ItemGate, LearnedPattern, ReasoningBank, VectorIndex, kmeans
@@ -56,6 +57,7 @@ __all__ = [
     "ConfigError",
     "CorruptStateError",
     "CryptoError",
+    "DagEngine",
     "Decision",
     "DimensionMismatch",
     "EconomyError",
@@ -70,6 +72,8 @@ __all__ = [
     "LoopCoordinator",
     "MicroLoRA",
     "NotFiniteError",
+    "OperatorType",
+    "QueryDag",
     "QueryTrajectory",
     "ReasoningBank",
     "RewardBaseline",
@@ -92,6 +96,7 @@ __all__ = [
 _ROOMS = {
     "attention": (),
     "continual": ("EwcConfig", "EwcPlusPlus"),
+    "dag": ("DagEngine", "OperatorType", "QueryDag"),
     "dreams": (),
     "loops": ("BackgroundLoop", "InstantLoop", "LoopCoordinator"),
     "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA"),

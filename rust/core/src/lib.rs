@@ -8,6 +8,7 @@ pub mod attention;
 pub mod codec;
 pub mod continual;
 pub mod control;
+pub mod dag;
 pub mod dreams;
 pub mod engine;
 pub mod error;

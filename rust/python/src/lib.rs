@@ -4,6 +4,7 @@ mod arrays;
 mod attention;
 mod continual;
 mod control;
+mod dag;
 mod dreams;
 mod engine;
 mod errors;
@@ -30,6 +31,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     dreams::register(m)?;
     control::register(m)?;
     plasticity::register(m)?;
+    dag::register(m)?;
     store::register(m)?;
     engine::register(m)
 }

@@ -15,7 +15,7 @@ use sona_core::attention::dag::{Dag, Invalid, closure, connectivity, critical, c
 pub(crate) struct DagGraph(Dag);
 
 /// An exception of `sona.attention`.
-fn graph_error(py: Python<'_>, invalid: &Invalid, n: usize) -> PyResult<PyErr> {
+pub(crate) fn graph_error(py: Python<'_>, invalid: &Invalid, n: usize) -> PyResult<PyErr> {
     let errors = py.import("sona.attention._errors")?;
     Ok(PyErr::from_value(match invalid {
         Invalid::Node { edge, node } => errors.getattr("GraphError")?.call1((format!(

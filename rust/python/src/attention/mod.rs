@@ -10,6 +10,8 @@ mod softmax;
 mod whole;
 mod winners;
 
+pub(crate) use dag::graph_error;
+
 use pyo3::prelude::*;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -27,10 +27,10 @@ type Fields<A> = (
     String,
     Vec<(String, u64, f64)>,
 );
-type Emitted<'py> = Fields<Bound<'py, PyArray1<f32>>>;
+pub(crate) type Emitted<'py> = Fields<Bound<'py, PyArray1<f32>>>;
 type Given<'py> = Fields<Bound<'py, PyAny>>;
 
-fn emit<'py>(py: Python<'py>, p: Pattern) -> Emitted<'py> {
+pub(crate) fn emit<'py>(py: Python<'py>, p: Pattern) -> Emitted<'py> {
     let actions = p.actions.into_iter();
     (
         p.id,

@@ -6,6 +6,8 @@ mod index;
 mod kmeans;
 mod qlearning;
 
+pub(crate) use bank::{Emitted, emit};
+
 use pyo3::prelude::*;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
