@@ -139,7 +139,7 @@ def blended(split, bank, temperature, prior):
 
 
 def two_level(split, bank, temperature, prior, share):
-    """As `blended`, on deviations from the model's mean, mixed with those of all models: what is hard for one is hard for most."""
+    """As `blended`, on deviations from the mean of the model, mixed with those of all models."""
     c = np.concatenate([bank[m][0] for m in bank])
     dev = np.concatenate([bank[m][1] - split.mean[m] for m in bank])
     n = np.concatenate([bank[m][2] for m in bank])
