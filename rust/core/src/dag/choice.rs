@@ -174,7 +174,12 @@ mod tests {
 
     #[test]
     fn stakes_equal_their_integrals() {
-        for (mean, sd, cap) in [(0.0, 0.3, 2.0), (1.5, 2.0, 1.2), (-0.4, 0.1, 5.0), (0.2, 1.0, 1.0)] {
+        for (mean, sd, cap) in [
+            (0.0, 0.3, 2.0),
+            (1.5, 2.0, 1.2),
+            (-0.4, 0.1, 5.0),
+            (0.2, 1.0, 1.0),
+        ] {
             let (mut loss, mut gain, step) = (0.0, 0.0, 1e-4);
             let mut z = -9.0f64;
             while z < 9.0 {
@@ -187,7 +192,10 @@ mod tests {
                 z += step;
             }
             let got = stakes(mean, sd, cap);
-            assert!((got.0 - loss).abs() < 1e-3 && (got.1 - gain).abs() < 1e-3, "{got:?} {loss} {gain}");
+            assert!(
+                (got.0 - loss).abs() < 1e-3 && (got.1 - gain).abs() < 1e-3,
+                "{got:?} {loss} {gain}"
+            );
         }
     }
 }

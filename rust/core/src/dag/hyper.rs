@@ -26,13 +26,7 @@ const FIELDS: [Field; 6] = [
 
 /// ln of the density of the evidence, and of a wide log-normal prior on each parameter (it keeps them where the evidence is
 /// flat).
-fn likelihood(
-    p: &Posterior,
-    cosines: &[f64],
-    cells: &[usize],
-    mut hyper: Hyper,
-    scales: &[f64],
-) -> f64 {
+fn likelihood(p: &Posterior, cosines: &[f64], cells: &[usize], mut hyper: Hyper, scales: &[f64]) -> f64 {
     let factor = p.factor_of(cosines, cells, hyper, scales);
     let w = factor.solve(&p.deviations(cells));
     let fit = -0.5 * (w.iter().map(|v| v * v).sum::<f64>() + factor.log_determinant());

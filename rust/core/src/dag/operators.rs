@@ -74,9 +74,7 @@ impl Operators {
             dim,
             head: vec![0.0; dim],
             levels: vec![Level::default(); OPERATORS.len()],
-            adapters: (0..OPERATORS.len() as u64)
-                .map(adapter)
-                .collect::<Result<_>>()?,
+            adapters: (0..OPERATORS.len() as u64).map(adapter).collect::<Result<_>>()?,
             anchors: vec![Anchor::default(); OPERATORS.len()],
             samples: VecDeque::new(),
             seen: 0,
