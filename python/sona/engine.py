@@ -153,20 +153,19 @@ class SonaEngine(_core.Engine):
         CorruptStateError
             If the bytes are damaged, foreign or of another version.
         """
-        from pathlib import Path  # not at import
-
-        where = Path(path)
-        if where.is_dir():
-            settings = _core.directory_settings(os.fspath(where))
+        where = os.fspath(path)
+        if os.path.isdir(where):
+            settings = _core.directory_settings(where)
             fingerprint = settings.pop("fingerprint")
             if embedder is not None and embedder.fingerprint != fingerprint:
                 raise ConfigError(
                     f"embedder: expected the one that wrote this state ({fingerprint!r}), got {embedder.fingerprint!r}"
                 )
             config = SonaConfig.from_dict(settings)
-            self = super().__new__(cls, {**_settings(config, None), "fingerprint": fingerprint}, os.fspath(where), embedder)
+            self = super().__new__(cls, {**_settings(config, None), "fingerprint": fingerprint}, where, embedder)
             return self._begin(config, embedder)
-        return cls.from_bytes(where.read_bytes(), embedder=embedder)
+        with open(where, "rb") as f:
+            return cls.from_bytes(f.read(), embedder=embedder)
 
     def trace(self, x: Any, *, scope: str = "default", source: str = "", user: str = "", now: float | None = None) -> Trace:
         """Record any other kind of request: steps with rewards and a final quality; trains the per-request adapter.

@@ -153,9 +153,10 @@ impl DecisionRecord {
         !self.journaled.swap(true, Ordering::AcqRel)
     }
 
-    /// Notes that feedback came.
+    /// Notes that feedback came. More of it is rare, and a new search finds the same: the old one goes.
     pub fn answer(&self) {
         self.answered.store(true, Ordering::Release);
+        self.drop_found();
     }
 
     fn is_unanswered(&self) -> bool {

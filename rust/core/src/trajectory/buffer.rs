@@ -138,10 +138,21 @@ impl<T> TrajectoryBuffer<T> {
         match self.policy {
             Policy::DropOldest => {
                 while !self.reserve(bytes) {
-                    match self.evict_oldest() {
-                        Some(item) => gone(item),
+                    let Some(old) = self.take_oldest() else {
                         // Another producer holds its place but has not pushed yet.
-                        None => std::hint::spin_loop(),
+                        std::hint::spin_loop();
+                        continue;
+                    };
+                    self.dropped.fetch_add(1, Relaxed);
+                    let fits = self.max_bytes.is_none() || bytes <= old.bytes;
+                    if fits {
+                        self.exchange(old.bytes, bytes);
+                    } else {
+                        self.release(old.bytes);
+                    }
+                    gone(old.item);
+                    if fits {
+                        break;
                     }
                 }
             }
@@ -191,6 +202,15 @@ impl<T> TrajectoryBuffer<T> {
         self.stored.fetch_sub(1, AcqRel);
     }
 
+    /// The place of a record that went, for another one.
+    fn exchange(&self, old: usize, new: usize) {
+        if new > old {
+            self.bytes.fetch_add(new - old, AcqRel);
+        } else if new < old {
+            self.bytes.fetch_sub(old - new, AcqRel);
+        }
+    }
+
     /// Puts a record whose place is reserved into the queue.
     fn push(&self, mut entry: Entry<T>) {
         // The reservation bounds the queue's occupancy, so this fails only while a pop is half done.
@@ -200,7 +220,8 @@ impl<T> TrajectoryBuffer<T> {
         }
     }
 
-    fn evict_oldest(&self) -> Option<T> {
+    /// The oldest record, whose place and bytes stay reserved.
+    fn take_oldest(&self) -> Option<Entry<T>> {
         let gone = if self.staged_len.load(Acquire) > 0 {
             let mut staged = self.staged.lock();
             let gone = staged.pop_front();
@@ -209,10 +230,7 @@ impl<T> TrajectoryBuffer<T> {
         } else {
             None
         };
-        let entry = gone.or_else(|| self.queue.pop())?;
-        self.release(entry.bytes);
-        self.dropped.fetch_add(1, Relaxed);
-        Some(entry.item)
+        gone.or_else(|| self.queue.pop())
     }
 
     /// Algorithm R for the `seen`-th record: keep it with probability stored/seen, in place of a random resident.

@@ -165,7 +165,9 @@ impl PyTrajectoryBuffer {
         scope: Option<&Bound<'_, PyString>>,
         source: Option<&Bound<'_, PyString>>,
     ) -> PyResult<bool> {
-        let spare = self.spare.lock().take();
+        // Held to the end: one lock instead of two. Whoever comes meanwhile allocates.
+        let mut spare = self.spare.try_lock();
+        let place = spare.as_mut().and_then(|s| s.take());
         let request = Request::new(
             id,
             query_embedding,
@@ -173,7 +175,7 @@ impl PyTrajectoryBuffer {
             latency_us,
             scope,
             source,
-            spare,
+            place,
         )?;
         let bytes = request.nbytes(py)?;
         let mut gone = None;
@@ -182,10 +184,10 @@ impl PyTrajectoryBuffer {
                 gone = Some(request.into_query());
             }
         });
-        if let Some(query) = gone {
+        if let (Some(query), Some(mut spare)) = (gone, spare) {
             // It was written a whole buffer ago, so it is in no near cache: it comes while nobody waits.
             kernels::prefetch(&query);
-            *self.spare.lock() = Some(query);
+            *spare = Some(query);
         }
         Ok(stored)
     }

@@ -231,9 +231,10 @@ impl Journal {
                 budget,
                 dropped,
             } => {
-                for mut bytes in payloads {
-                    // An encoder doubles as it writes: up to half of what it leaves is room.
-                    bytes.shrink_to_fit();
+                for bytes in payloads {
+                    // An encoder doubles as it writes: up to half of what it leaves is room. A copy, because what is
+                    // freed whole serves the next encoder, and what is cut off serves nobody.
+                    let bytes = bytes.as_slice().to_vec();
                     *nbytes += bytes.len();
                     records.push_back((*next_seq, bytes));
                     *next_seq += 1;

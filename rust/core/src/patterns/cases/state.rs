@@ -302,3 +302,45 @@ macro_rules! via_state {
 
 via_state!(CaseMemory, MemoryState<'_>, MEMORY);
 via_state!(ItemGate, GateState, GATE);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cases(n: u64) -> Vec<CaseState<'static>> {
+        let case = |id| CaseState {
+            id,
+            vectors: Floats::Values([1.0, 0.0, id as f32, 0.5].into()),
+            weight: 1.0,
+            items: vec![ItemId::Int(7)],
+            source: "".into(),
+            user: "".into(),
+            at: 0.0,
+        };
+        (0..n).map(case).collect()
+    }
+
+    #[test]
+    fn two_threads_prepare_what_one_does() {
+        let n = 2 * SPLIT as u64 + 1;
+        let (two, one) = (prepare(cases(n), 2).unwrap(), prepare_all(cases(n), 2).unwrap());
+        assert_eq!(two.len() as u64, n);
+        for (i, (a, b)) in two.iter().zip(&one).enumerate() {
+            assert_eq!(a.case.id, i as u64);
+            assert_eq!((a.case.id, &a.case.vectors), (b.case.id, &b.case.vectors));
+        }
+    }
+
+    #[test]
+    fn an_impossible_case_is_found_in_either_half() {
+        let n = 2 * SPLIT;
+        for at in [0, 1, SPLIT - 1, SPLIT, n - 1] {
+            let mut bad = cases(n as u64);
+            bad[at].weight = f32::NAN;
+            let Err(e) = prepare(bad, 2) else {
+                panic!("accepted case {at}");
+            };
+            assert!(e.to_string().contains(&format!("case {at} ")), "{e}");
+        }
+    }
+}
