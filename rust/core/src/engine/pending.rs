@@ -39,7 +39,8 @@ pub struct DecisionRecord {
     /// In a memory journal decisions are written with their first feedback only.
     journaled: AtomicBool,
     answered: AtomicBool,
-    warm: Mutex<Option<Warm>>,
+    /// Boxed: few decisions have it, and a ranking is larger than the rest of a record.
+    warm: Mutex<Option<Box<Warm>>>,
 }
 
 /// A ranking with the state that made it: while that is the live one, feedback need not rank again.
@@ -85,11 +86,11 @@ impl DecisionRecord {
     #[must_use]
     pub fn with_ranking(mut self, state: &Arc<Learned>, ranking: Ranking) -> Self {
         let state = Arc::downgrade(state);
-        *self.warm.get_mut() = Some(Warm {
+        *self.warm.get_mut() = Some(Box::new(Warm {
             state,
             found: ranking.probe.found().cloned(),
             ranking: Some(ranking),
-        });
+        }));
         self
     }
 
