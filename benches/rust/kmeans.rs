@@ -6,7 +6,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use sona_bench::unit_rows;
-use sona_core::kernels::nearest::{Nearest, TILE, nearest, pack_tile};
+use sona_core::kernels::nearest::{Nearest, Sites, TILE, pack_tile};
 use sona_core::kernels::scalar;
 use sona_core::patterns::kmeans::{Algorithm, Params, kmeans, kmeans_plus_plus};
 use std::hint::black_box;
@@ -17,12 +17,12 @@ fn assignment(c: &mut Criterion) {
     let mut g = c.benchmark_group("kmeans/assign_tile");
     for k in [50, 100] {
         let (points, centroids) = (unit_rows(TILE, D, 1), unit_rows(k, D, 2));
-        let half = vec![0.5f32; k];
+        let sites = Sites::pack(&centroids, D);
         let mut tile = vec![0.0; TILE * D];
         pack_tile(points.chunks_exact(D), D, &mut tile);
         let mut out = Nearest::default();
         g.bench_function(BenchmarkId::new("sona", k), |b| {
-            b.iter(|| nearest(black_box(&centroids), &half, D, black_box(&tile), &mut out));
+            b.iter(|| black_box(&sites).nearest(black_box(&tile), &mut out));
         });
         g.bench_function(BenchmarkId::new("scalar", k), |b| {
             b.iter(|| {
