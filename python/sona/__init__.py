@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sona.loops import BackgroundLoop, InstantLoop, LoopCoordinator
     from sona.lora import AdapterPool, BaseLoRA, MicroLoRA
     from sona.patterns import CaseMemory, ItemGate, LearnedPattern, ReasoningBank, VectorIndex, kmeans
+    from sona.routing import FastGRNN, TinyDancerRouter
     from sona.trajectory import (
         LearningSignal,
         QueryTrajectory,
@@ -63,6 +64,7 @@ __all__ = [
     "EconomyError",
     "EwcConfig",
     "EwcPlusPlus",
+    "FastGRNN",
     "GovernanceError",
     "InstantLoop",
     "ItemGate",
@@ -84,6 +86,7 @@ __all__ = [
     "SonaEngine",
     "SonaError",
     "StoreError",
+    "TinyDancerRouter",
     "TrajectoryBuffer",
     "TrajectoryBuilder",
     "TrajectoryStep",
@@ -101,6 +104,7 @@ _ROOMS = {
     "loops": ("BackgroundLoop", "InstantLoop", "LoopCoordinator"),
     "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA"),
     "patterns": ("CaseMemory", "ItemGate", "LearnedPattern", "ReasoningBank", "VectorIndex", "kmeans"),
+    "routing": ("FastGRNN", "TinyDancerRouter"),
     "store": (),
     "trajectory": (
         "LearningSignal",

@@ -23,7 +23,10 @@ _COMMANDS = {
     "doctor": ("sona.doctor", "check that this installation works, end to end"),
     "report": ("sona.report_command", "figures of a state directory or saved engine"),
 }
-_BENCHES = {"retrieval": ("sona.bench.retrieval", "learning from clicks on public data sets (SONA_DATA)")}
+_BENCHES = {
+    "retrieval": ("sona.bench.retrieval", "learning from clicks on public data sets (SONA_DATA)"),
+    "routing": ("sona.bench.routing", "cost and quality of routers on public data sets (SONA_DATA)"),
+}
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

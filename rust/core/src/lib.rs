@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod patterns;
 pub mod plasticity;
 pub mod rng;
+pub mod routing;
 pub mod store;
 pub mod trajectory;
 

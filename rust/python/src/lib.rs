@@ -13,6 +13,7 @@ mod kernels;
 mod lora;
 mod patterns;
 mod plasticity;
+mod routing;
 mod store;
 mod trajectory;
 mod view;
@@ -32,6 +33,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     control::register(m)?;
     plasticity::register(m)?;
     dag::register(m)?;
+    routing::register(m)?;
     store::register(m)?;
     engine::register(m)
 }

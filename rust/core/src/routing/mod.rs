@@ -1,0 +1,33 @@
+//! The cheapest model that is good enough: predictors, decision, budgets, guarantees.
+
+mod budget;
+mod calibration;
+mod cases;
+mod estimate;
+mod explore;
+mod fastgrnn;
+mod fastgrnn_train;
+mod features;
+mod guard;
+mod history;
+mod knn;
+mod learner;
+mod linear;
+mod linucb;
+mod logistic;
+mod router;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use budget::{BudgetPacer, Unit};
+pub use calibration::{interpolate, isotonic};
+pub use estimate::Estimate;
+pub use fastgrnn::FastGrnn;
+pub use fastgrnn_train::FitOptions;
+pub use guard::{risk_threshold, upper_quantile};
+pub use history::History;
+pub use knn::KnnRouter;
+pub use learner::Kind;
+pub use linucb::LinUcb;
+pub use router::{Choice, Reason, Router, Settings, SharedPacer};
