@@ -96,6 +96,7 @@ class _Watch:
     detector: Detects
     #: Values of the normal state: what an action must bring back.
     normal: deque[float]
+    tolerance: float = 0.0
     missing: int = 0
     alarms: int = 0
     open: Anomaly | None = None
@@ -174,13 +175,22 @@ class HealingOrchestrator:
         self._observed = 0
         self._refused = 0
 
-    def register(self, metric: str, detector: Detects | None = None) -> None:
-        """Watch a metric; by default with an :class:`sona.control.AnomalyDetector`.
+    def register(self, metric: str, detector: Detects | None = None, *, tolerance: float = 0.0) -> None:
+        """Watch a metric.
 
-        Registering it again starts it anew.
+        Parameters
+        ----------
+        metric : str
+            Registering it again starts it anew.
+        detector : optional
+            Anything with ``update(x) -> bool``; by default an :class:`sona.control.AnomalyDetector`.
+        tolerance : float, default 0.0
+            Distance from the normal median, in the metric's unit, that is always normal.
         """
+        if not 0.0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance: expected a number of at least 0, got {tolerance}")
         with self._lock:
-            self._watches[metric] = _Watch(detector or AnomalyDetector(), deque(maxlen=200))
+            self._watches[metric] = _Watch(detector or AnomalyDetector(), deque(maxlen=200), tolerance)
 
     def add_action(
         self,
@@ -263,7 +273,8 @@ class HealingOrchestrator:
         center = normal[len(normal) // 2]
         spread = sorted(abs(v - center) for v in normal)[len(normal) // 2]
         middle = sorted(values)[len(values) // 2]
-        return abs(middle - center) <= self._range * (1.4826 * spread + 1e-3 * abs(center) + 1e-9)
+        allowed = self._range * (1.4826 * spread + 1e-3 * abs(center) + 1e-9)
+        return abs(middle - center) <= max(allowed, watch.tolerance)
 
     def _judge(self, metric: str, watch: _Watch, value: float, now: float) -> None:
         watch.since.append(float(value))
