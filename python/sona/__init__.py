@@ -35,9 +35,11 @@ from sona.exceptions import (
 if TYPE_CHECKING:
     from sona.continual import EwcConfig, EwcPlusPlus
     from sona.dag import DagEngine, OperatorType, QueryDag
-    from sona.loops import BackgroundLoop, InstantLoop, LoopCoordinator
+    from sona.dreams import DreamEngine, MemoryConsolidator, PhiEvaluator
+    from sona.loops import BackgroundLoop, DeepLoop, InstantLoop, LoopCoordinator
     from sona.lora import AdapterPool, BaseLoRA, MicroLoRA
     from sona.patterns import CaseMemory, ItemGate, LearnedPattern, ReasoningBank, VectorIndex, kmeans
+    from sona.plasticity import BTSPLayer, BTSPMemory, EpropLayer
     from sona.routing import FastGRNN, TinyDancerRouter
     from sona.trajectory import (
         LearningSignal,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterPool",
+    "BTSPLayer",
+    "BTSPMemory",
     "BackgroundLoop",
     "BaseLoRA",
     "CapacityError",
@@ -60,8 +64,11 @@ __all__ = [
     "CryptoError",
     "DagEngine",
     "Decision",
+    "DeepLoop",
     "DimensionMismatch",
+    "DreamEngine",
     "EconomyError",
+    "EpropLayer",
     "EwcConfig",
     "EwcPlusPlus",
     "FastGRNN",
@@ -72,9 +79,11 @@ __all__ = [
     "LearningError",
     "LearningSignal",
     "LoopCoordinator",
+    "MemoryConsolidator",
     "MicroLoRA",
     "NotFiniteError",
     "OperatorType",
+    "PhiEvaluator",
     "QueryDag",
     "QueryTrajectory",
     "ReasoningBank",
@@ -100,11 +109,12 @@ _ROOMS = {
     "attention": (),
     "continual": ("EwcConfig", "EwcPlusPlus"),
     "dag": ("DagEngine", "OperatorType", "QueryDag"),
-    "dreams": (),
-    "loops": ("BackgroundLoop", "InstantLoop", "LoopCoordinator"),
+    "dreams": ("DreamEngine", "MemoryConsolidator", "PhiEvaluator"),
+    "loops": ("BackgroundLoop", "DeepLoop", "InstantLoop", "LoopCoordinator"),
     "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA"),
     "patterns": ("CaseMemory", "ItemGate", "LearnedPattern", "ReasoningBank", "VectorIndex", "kmeans"),
     "routing": ("FastGRNN", "TinyDancerRouter"),
+    "plasticity": ("BTSPLayer", "BTSPMemory", "EpropLayer"),
     "store": (),
     "trajectory": (
         "LearningSignal",

@@ -1,4 +1,4 @@
-"""The ``sona`` command: demo, bench, report, info, doctor. ``--json`` everywhere.
+"""The ``sona`` command: demo, dream, bench, report, info, doctor. ``--json`` everywhere.
 
 Exit status: 0 if all is well, 1 if a check failed or a measured promise was not kept, 2 for wrong usage or unreadable input.
 """
@@ -19,6 +19,7 @@ __all__ = ["main"]
 #: Command → (module with ``add_arguments`` and ``run``, one line of help). Imported when used, so that each starts fast.
 _COMMANDS = {
     "demo": ("sona.demo", "watch retrieval over Python's own documentation get better from clicks"),
+    "dream": ("sona.dream_command", "suggest links between items that users chose for similar requests"),
     "info": ("sona.info", "versions, processor features, extras"),
     "doctor": ("sona.doctor", "check that this installation works, end to end"),
     "report": ("sona.report_command", "figures of a state directory or saved engine"),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 from sona._background_loop import BackgroundLoop, BackgroundLoopConfig, BackgroundResult, pack, unpack
 from sona._coordinator import Circadian, LoopCoordinator
+from sona._deep_loop import DeepLoop, DeepLoopConfig, DeepResult
 from sona.dreams import EdgeWeights
 from sona.exceptions import ConfigError, CorruptStateError
 from sona.lora import MicroLoRA
@@ -24,6 +25,9 @@ __all__ = [
     "BackgroundLoopConfig",
     "BackgroundResult",
     "Circadian",
+    "DeepLoop",
+    "DeepLoopConfig",
+    "DeepResult",
     "FlushReport",
     "InstantLoop",
     "InstantLoopConfig",

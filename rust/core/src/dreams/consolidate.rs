@@ -3,7 +3,7 @@
 use super::graph::Node;
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
 use crate::kernels::{self, Panels};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Bytes of a memory beside its embedding: id, time, accesses, importance.
 const RECORD: usize = 32;
@@ -52,6 +52,8 @@ pub struct Kept {
 pub struct Consolidation {
     /// What stays, in the order of the input.
     pub kept: Vec<Kept>,
+    /// For each memory of the input the place in `kept` of what holds it now; `None` if it was dropped.
+    pub place: Vec<Option<usize>>,
     /// Memories whose value reached the threshold.
     pub strengthened: usize,
     /// Memories dropped for the budget.
@@ -142,7 +144,16 @@ impl Consolidator {
             self.drop_least(&mut kept, embeddings, d, room, now);
         }
         kept.sort_by_key(|k| k.source);
+        let by_source: FxHashMap<usize, usize> =
+            kept.iter().enumerate().map(|(at, k)| (k.source, at)).collect();
+        let mut place = vec![None; nodes.len()];
+        for group in &groups {
+            for member in group {
+                place[*member] = by_source.get(&group[0]).copied();
+            }
+        }
         Ok(Consolidation {
+            place,
             strengthened,
             pruned: distinct - kept.len(),
             merged: nodes.len() - distinct,

@@ -1,5 +1,6 @@
 //! Dreams: walks over the memory graph that now and then jump to something similar and not yet linked.
 
+use super::consolidate::{Consolidation, Consolidator};
 use super::graph::{Link, MemoryGraph, Node};
 use super::jump::{creative_jump, weighted};
 use crate::codec::{self, Kind};
@@ -8,6 +9,7 @@ use crate::kernels;
 use crate::metrics::Metrics;
 use crate::rng::{self, ChaCha8Rng, RngExt};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 const KIND: Kind = Kind {
     tag: *b"DREM",
@@ -341,6 +343,41 @@ impl DreamEngine {
         let gone = self.graph.tick(n);
         self.counts.vanished += gone as u64;
         gone
+    }
+
+    /// Merges, strengthens and drops memories (see [`Consolidator::consolidate`]). Edges follow the memories that were merged,
+    /// the stronger where two meet; those of dropped memories go. A suggestion that meets a kept edge is kept.
+    pub fn consolidate(&mut self, by: &Consolidator, threshold: f64, now: f64) -> Result<Consolidation> {
+        let g = &self.graph;
+        let out = by.consolidate(&g.nodes, g.embeddings(), g.dim(), threshold, now)?;
+        let mut next = MemoryGraph::default();
+        for k in &out.kept {
+            let embedding = k.embedding.as_deref().unwrap_or_else(|| g.embedding(k.source));
+            next.add_node(k.node, embedding)?;
+        }
+        let mut merged: BTreeMap<(usize, usize), (f64, Option<u64>)> = BTreeMap::new();
+        for a in 0..g.len() {
+            for link in g.links(a).iter().filter(|l| l.to as usize > a) {
+                let (Some(i), Some(j)) = (out.place[a], out.place[link.to as usize]) else {
+                    continue;
+                };
+                let end = g.probation.get(&(a as u32, link.to)).copied();
+                if i != j {
+                    let held = merged.entry((i.min(j), i.max(j))).or_insert((link.weight, end));
+                    held.0 = held.0.max(link.weight);
+                    held.1 = held.1.zip(end).map(|(x, y)| x.max(y));
+                }
+            }
+        }
+        for ((a, b), (weight, end)) in merged {
+            next.set_edge(a, b, weight)?;
+            if let Some(end) = end {
+                next.probation.insert((a as u32, b as u32), end);
+            }
+        }
+        next.clock = g.clock;
+        self.graph = next;
+        Ok(out)
     }
 
     /// Weights among distinct ids, row-major, for [`super::integration`].

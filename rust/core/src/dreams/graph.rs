@@ -95,6 +95,12 @@ impl MemoryGraph {
         &self.raw[at * self.dim..(at + 1) * self.dim]
     }
 
+    /// All embeddings as they came, `n · dim`.
+    #[must_use]
+    pub fn embeddings(&self) -> &[f32] {
+        &self.raw
+    }
+
     /// Its embedding at unit length.
     #[must_use]
     pub fn unit(&self, at: usize) -> &[f32] {
@@ -207,6 +213,20 @@ impl MemoryGraph {
         self.set_edge(a, b, weight)?;
         self.probation.insert(key(a, b), self.clock.saturating_add(ticks));
         Ok(())
+    }
+
+    /// Edges as ids, weight and whether they are on probation, each once.
+    #[must_use]
+    pub fn edges(&self) -> Vec<(i64, i64, f64, bool)> {
+        let mut out = Vec::with_capacity(self.edges);
+        for a in 0..self.len() {
+            for link in self.links[a].iter().filter(|l| l.to as usize > a) {
+                let b = link.to as usize;
+                let open = self.probation.contains_key(&key(a, b));
+                out.push((self.nodes[a].id, self.nodes[b].id, link.weight, open));
+            }
+        }
+        out
     }
 
     /// Keeps an edge for good; true if it was on probation.

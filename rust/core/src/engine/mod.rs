@@ -10,6 +10,7 @@
 pub mod anchors;
 mod background;
 mod choosers;
+mod clicks;
 pub mod config;
 pub mod encoder;
 pub mod event;
@@ -36,6 +37,7 @@ pub mod tombstone;
 mod view;
 
 pub use background::CycleReport;
+pub use clicks::Click;
 pub use config::{EngineConfig, Exploration, Mode};
 pub use event::{DecisionId, TraceEvent};
 pub use export::{AdapterFactors, Preference};

@@ -41,8 +41,8 @@ use sona_core::dreams::Consolidator;
 /// >>> result.merged, result.nodes[0].id, result.nodes[0].access_count
 /// (1, 0, 4)
 #[pyclass(name = "MemoryConsolidator", module = "sona.dreams", frozen)]
-struct PyConsolidator {
-    inner: Consolidator,
+pub(super) struct PyConsolidator {
+    pub(super) inner: Consolidator,
 }
 
 #[pymethods]

@@ -1,5 +1,6 @@
 //! Binding of `sona_core::dreams::DreamEngine` and of the walk.
 
+use super::consolidate::PyConsolidator;
 use super::extract_node;
 use crate::arrays::{detached, matrix, metrics_dict};
 use crate::errors::IntoPy;
@@ -301,6 +302,53 @@ impl PyDreamEngine {
         self.inner.lock().tick(n)
     }
 
+    /// Merge, strengthen and drop memories in place, as :meth:`MemoryConsolidator.consolidate` does.
+    ///
+    /// Edges follow merged memories, the stronger where two meet; those of dropped memories go.
+    ///
+    /// Parameters
+    /// ----------
+    /// consolidator : MemoryConsolidator
+    /// threshold : float, default 0.7
+    /// now : float, optional
+    ///     Seconds; default ``time.time()``.
+    ///
+    /// Returns
+    /// -------
+    /// tuple of int
+    ///     Memories strengthened, pruned and merged; bytes before and after.
+    ///
+    /// Raises
+    /// ------
+    /// NotFiniteError, ValueError
+    #[pyo3(signature = (consolidator, *, threshold=0.7, now=None))]
+    fn consolidate(
+        &self,
+        py: Python<'_>,
+        consolidator: &Bound<'_, PyConsolidator>,
+        threshold: f64,
+        now: Option<f64>,
+    ) -> PyResult<(usize, usize, usize, usize, usize)> {
+        let now = match now {
+            Some(now) => now,
+            None => py.import("time")?.call_method0("time")?.extract()?,
+        };
+        let by = consolidator.get().inner;
+        let out = detached(py, || self.inner.lock().consolidate(&by, threshold, now))?;
+        Ok((
+            out.strengthened,
+            out.pruned,
+            out.merged,
+            out.bytes_before,
+            out.bytes_after,
+        ))
+    }
+
+    /// Edges as ``(a, b, weight, on probation)``, each once.
+    fn edges(&self) -> Vec<(i64, i64, f64, bool)> {
+        self.inner.lock().graph().edges()
+    }
+
     /// Sub-graph that a dream's path induces, as `(n, n)` weights.
     fn _induced(&self, dream: &Bound<'_, PyAny>) -> PyResult<(Vec<f32>, usize)> {
         let ids = path_ids(dream)?;
@@ -397,7 +445,7 @@ impl PyDreamEngine {
 /// --------
 /// >>> from sona.dreams import random_walk_with_restart
 /// >>> random_walk_with_restart([[0, 1, 0], [1, 0, 1], [0, 1, 0]], 0).round(3).tolist()
-/// [0.337, 0.474, 0.189]
+/// [0.313, 0.474, 0.213]
 #[pyfunction]
 #[pyo3(signature = (W, start, *, restart=0.1))]
 #[allow(non_snake_case, reason = "the field's name for the matrix")]

@@ -390,6 +390,40 @@ impl PyEngine {
         rows.iter().map(|p| views::preference(py, p)).collect()
     }
 
+    /// Judged items of a scope: ids, then rows of queries, item vectors, rewards and times.
+    #[allow(clippy::type_complexity, reason = "columns that Python names")]
+    fn _clicks<'py>(
+        &self,
+        py: Python<'py>,
+        scope: &str,
+    ) -> PyResult<(
+        Vec<Py<PyAny>>,
+        Bound<'py, PyAny>,
+        Bound<'py, PyAny>,
+        Vec<f32>,
+        Vec<f64>,
+    )> {
+        let engine = &self.engine;
+        let clicks = detached(py, || engine.clicks(scope))?;
+        let dim = engine.config().dim;
+        let ids: PyResult<_> = clicks.iter().map(|c| ids::to_object(py, &c.item.id)).collect();
+        let queries: Vec<f32> = clicks
+            .iter()
+            .flat_map(|c| c.decision.query.iter().copied())
+            .collect();
+        let vectors: Vec<f32> = clicks
+            .iter()
+            .flat_map(|c| c.item.vector.iter().copied())
+            .collect();
+        Ok((
+            ids?,
+            Rows::emit(py, queries, dim, true)?,
+            Rows::emit(py, vectors, dim, true)?,
+            clicks.iter().map(|c| c.reward).collect(),
+            clicks.iter().map(|c| c.decision.now).collect(),
+        ))
+    }
+
     fn _adapter<'py>(
         &self,
         py: Python<'py>,
