@@ -1,4 +1,4 @@
-"""The ``sona`` command: demo, dream, bench, report, info, doctor. ``--json`` everywhere.
+"""The ``sona`` command: demo, dream, learn, bench, report, info, doctor. ``--json`` everywhere.
 
 Exit status: 0 if all is well, 1 if a check failed or a measured promise was not kept, 2 for wrong usage or unreadable input.
 """
@@ -22,11 +22,13 @@ _COMMANDS = {
     "dream": ("sona.dream_command", "suggest links between items that users chose for similar requests"),
     "info": ("sona.info", "versions, processor features, extras"),
     "doctor": ("sona.doctor", "check that this installation works, end to end"),
+    "learn": ("sona.learn_command", "run a background cycle on a state directory or saved engine"),
     "report": ("sona.report_command", "figures of a state directory or saved engine"),
 }
 _BENCHES = {
     "retrieval": ("sona.bench.retrieval", "learning from clicks on public data sets (SONA_DATA)"),
     "routing": ("sona.bench.routing", "cost and quality of routers on public data sets (SONA_DATA)"),
+    "forgetting": ("sona.bench.forgetting", "what is left of the first tasks when the last was learned (SONA_DATA)"),
 }
 
 

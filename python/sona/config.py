@@ -36,8 +36,11 @@ class SonaConfig:
     base_lora_lr : float, default 1e-4
         AdamW step size of the background adapter. The cycle multiplies it by 50: with the small values that users of this
         design know, an adapter that starts at zero would not move within one cycle.
+    ewc : bool, default False
+        Hold the background adapter where earlier cycles left it, by EWC++, instead of training it anew on everything
+        remembered. Off, because it adds nothing to replay: ``docs/explanation/forgetting.md``.
     ewc_lambda : float, default 2000
-        Strength of the pull toward earlier parameters. Kept with the settings; nothing in this version reads it yet.
+        Strength of that pull, for Fisher information of mean 1.
     pattern_clusters : int, default 100
         Clusters of one pattern extraction.
     trajectory_capacity : int, default 10,000
@@ -111,6 +114,7 @@ class SonaConfig:
     base_lora_rank: int = 8
     micro_lora_lr: float = 0.002
     base_lora_lr: float = 1e-4
+    ewc: bool = False
     ewc_lambda: float = 2000.0
     pattern_clusters: int = 100
     trajectory_capacity: int = 10_000

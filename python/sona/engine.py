@@ -182,14 +182,17 @@ class SonaEngine(_core.Engine):
         """
         return Trace(self, x, scope, source, user, now)
 
-    def background_learn(self, *, deadline_s: float | None = None, now: float | None = None) -> LearningResult:
+    def background_learn(
+        self, *, scope: str | None = None, deadline_s: float | None = None, now: float | None = None
+    ) -> LearningResult:
         """Run one background cycle on this thread: patterns from the remembered cases, the slow adapter from their clicks.
 
-        The slow adapter is published only with a sure gain on held-out clicks. Serving goes on meanwhile. ``deadline_s`` is
-        looked at between scopes; ``now`` is the time that patterns are stamped with (seconds; the clock if omitted). Cost:
-        about 10 ms per 1,000 cases for the patterns, up to 20 passes over the clicks for the adapter.
+        In every scope, or in one. The slow adapter is published only with a sure gain on held-out clicks. Serving goes on
+        meanwhile. Past ``deadline_s`` no scope and no training step is begun, and the next call begins with the scope that this
+        one did not reach. ``now`` is the time that patterns are stamped with (seconds; the clock if omitted). Cost: about 10 ms
+        per 1,000 cases for the patterns, up to 20 passes over at most 2,048 clicks for the adapter.
         """
-        return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(deadline_s, now)))
+        return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(scope, deadline_s, now)))
 
     def find_patterns(self, x: Any, k: int = 5, *, scope: str = "default") -> list[PatternMatch]:
         """What worked for requests like this: the nearest patterns of the last background cycle, best first.
@@ -271,9 +274,10 @@ class SonaEngine(_core.Engine):
         self._set_encoder(name, list(canaries.items()))
 
     def export_peft(self, path: str | os.PathLike[str], *, scope: str = "default", module: str = "query_adapter") -> None:
-        """Write the slow adapter of a scope, else its fast one, as a Hugging Face PEFT directory; see `sona.lora.load_peft`.
+        """Write the adapter of a scope as a Hugging Face PEFT directory; see `sona.lora.load_peft`.
 
-        It maps the unit query x to x + (α/r)·B·A·x. What the remembered cases add is not in it.
+        The slow adapter with the fast one merged in, exactly: their ranks add up. It maps the unit query x to
+        x + (α/r)·B·A·x. What the remembered cases add is not in it.
 
         Raises
         ------

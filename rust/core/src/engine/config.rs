@@ -104,6 +104,10 @@ pub struct EngineConfig {
     pub base_rank: usize,
     /// Learning rate of the background adapter.
     pub base_lr: f32,
+    /// Hold the slow adapter where earlier cycles left it, by EWC++, instead of training it anew on everything remembered.
+    pub ewc: bool,
+    /// Strength λ of EWC++.
+    pub ewc_lambda: f64,
     /// Number of clusters in pattern extraction.
     pub pattern_clusters: usize,
     /// Trajectories kept for the background loop, and decisions that wait for feedback in memory.
@@ -155,6 +159,8 @@ impl EngineConfig {
             micro_lr: 0.002,
             base_rank: 8,
             base_lr: 1e-4,
+            ewc: false,
+            ewc_lambda: 2000.0,
             pattern_clusters: 100,
             capacity: 10_000,
             case_bytes: Some(256 << 20),
@@ -245,6 +251,12 @@ impl EngineConfig {
             self.base_lr,
         )?;
         range(
+            "ewc_lambda",
+            self.ewc_lambda.is_finite() && self.ewc_lambda >= 0.0,
+            "0 or more",
+            self.ewc_lambda,
+        )?;
+        range(
             "pattern_clusters",
             self.pattern_clusters >= 1,
             "at least 1",
@@ -315,7 +327,7 @@ impl EngineConfig {
 /// Envelope of a serialised engine.
 pub const ENGINE_KIND: Kind = Kind {
     tag: *b"ENGN",
-    version: 4,
+    version: 5,
 };
 
 #[cfg(test)]

@@ -181,6 +181,13 @@ pub enum Event {
     },
     /// The encoder that all vectors come from.
     Encoder(Arc<Encoder>),
+    /// As [`Event::CyclePublish`], where the deadline ended the training.
+    CycleCut {
+        /// Scope that was trained.
+        scope: Arc<str>,
+        /// Training steps that there was time for.
+        steps: u64,
+    },
 }
 
 /// An event with its place in the history: Lamport's clock (1978) orders writers that share a directory.

@@ -6,6 +6,7 @@ use super::items::Item;
 use super::journal::Positions;
 use crate::error::{Error, Result};
 use crate::item::ItemId;
+use crate::lora::{Factors, MicroLora};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -91,30 +92,66 @@ impl Engine {
         Ok(out)
     }
 
-    /// The slow adapter of a scope, else its fast one; an error if it has none.
+    /// The slow adapter of a scope with its fast one merged in, exactly: the ranks add up. An error if it has neither.
     pub fn adapter(&self, scope: &str) -> Result<AdapterFactors> {
         let live = self.scope(scope).map(|s| s.live.load_full());
-        let base = live.as_ref().and_then(|l| l.base.as_deref());
-        if let Some(base) = base {
-            let f = base.factors(0)?;
-            return Ok(AdapterFactors {
-                a: f.a().to_vec(),
-                b: f.b().to_vec(),
-                alpha: f64::from(f.scale()) * f.rank() as f64,
-                rank: f.rank(),
-            });
-        }
-        let Some(micro) = live.as_ref().and_then(|l| l.micro.as_deref()) else {
-            return Err(Error::Learning(format!(
+        let live = live.as_deref();
+        let base = live
+            .and_then(|l| l.base.as_deref())
+            .map(|b| b.factors(0))
+            .transpose()?;
+        let micro = live.and_then(|l| l.micro.as_deref()).map(MicroLora::factors);
+        match (base, micro) {
+            (Some(base), Some(micro)) if !micro.is_identity() => Ok(sum_of(base, micro)),
+            (Some(one), _) | (None, Some(one)) => Ok(AdapterFactors {
+                a: one.a().to_vec(),
+                b: one.b().to_vec(),
+                alpha: f64::from(one.scale()) * one.rank() as f64,
+                rank: one.rank(),
+            }),
+            (None, None) => Err(Error::Learning(format!(
                 "scope {scope:?} has no adapter: a background cycle must have published one, or traces have trained one"
-            )));
-        };
-        let f = micro.factors();
-        Ok(AdapterFactors {
-            a: f.a().to_vec(),
-            b: f.b().to_vec(),
-            alpha: f64::from(f.scale()) * f.rank() as f64,
-            rank: f.rank(),
-        })
+            ))),
+        }
+    }
+}
+
+/// Both deltas as one: rows of A below each other, columns of B beside each other, the scales in B.
+fn sum_of(x: &Factors, y: &Factors) -> AdapterFactors {
+    let rank = x.rank() + y.rank();
+    let mut b = Vec::with_capacity(x.dim() * rank);
+    for (p, q) in x.b().chunks_exact(x.rank()).zip(y.b().chunks_exact(y.rank())) {
+        b.extend(p.iter().map(|v| v * x.scale()));
+        b.extend(q.iter().map(|v| v * y.scale()));
+    }
+    AdapterFactors {
+        a: [x.a(), y.a()].concat(),
+        b,
+        alpha: rank as f64,
+        rank,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_is_exact() {
+        let draw = |n: usize, k: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * k).sin()).collect() };
+        let d = 7;
+        let x = Factors::new(d, 3, 0.5, draw(3 * d, 0.7), draw(3 * d, 1.3)).unwrap();
+        let y = Factors::new(d, 2, 0.7, draw(2 * d, 0.3), draw(2 * d, 2.1)).unwrap();
+        let both = sum_of(&x, &y);
+        let scale = (both.alpha / both.rank as f64) as f32;
+        let merged = Factors::new(d, both.rank, scale, both.a, both.b).unwrap();
+        let q = draw(d, 0.9);
+        let (mut a, mut b, mut sum) = (vec![0.0; d], vec![0.0; d], vec![0.0; d]);
+        x.delta_into(&q, &mut a).unwrap();
+        y.delta_into(&q, &mut b).unwrap();
+        merged.delta_into(&q, &mut sum).unwrap();
+        for i in 0..d {
+            assert!((a[i] + b[i] - sum[i]).abs() < 1e-5, "{i}");
+        }
     }
 }

@@ -149,6 +149,7 @@ impl Engine {
         let empty = |e: &Event| match e {
             Event::CycleStart { scope, .. }
             | Event::CyclePublish { scope }
+            | Event::CycleCut { scope, .. }
             | Event::Rollback {
                 scope: Some(scope), ..
             } => !inhabited.contains(scope),

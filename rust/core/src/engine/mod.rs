@@ -12,6 +12,7 @@ mod background;
 mod choosers;
 mod clicks;
 pub mod config;
+mod directory;
 pub mod encoder;
 pub mod event;
 mod explore;
@@ -21,6 +22,7 @@ mod forget;
 pub mod harm;
 pub mod items;
 pub mod journal;
+mod learn;
 pub mod learned;
 pub mod ledger;
 pub mod listing;
@@ -39,6 +41,7 @@ mod view;
 pub use background::CycleReport;
 pub use clicks::Click;
 pub use config::{EngineConfig, Exploration, Mode};
+pub use directory::read_config;
 pub use event::{DecisionId, TraceEvent};
 pub use export::{AdapterFactors, Preference};
 pub use feedback::{Feedback, Outcome};
@@ -47,7 +50,6 @@ pub use items::IdRef;
 pub use promote::Promotion;
 pub use rank::{Decision, Request};
 pub use scope::{Scope, check_name};
-pub use state::read_config;
 pub use view::{Explanation, ScopeReport};
 
 use crate::error::{Error, Result};
@@ -96,6 +98,8 @@ pub struct Engine {
     cycles: std::sync::Mutex<()>,
     /// Cycles that replay has seen begin and not yet end, by scope and writer.
     open_cycles: Mutex<FxHashMap<(Arc<str>, u32), background::CycleInput>>,
+    /// Scope with which the next background cycle begins, if the last one did not reach it.
+    next_scope: Mutex<Option<Arc<str>>>,
     gate: RwLock<()>,
     /// Leaf lock, but for the journal.
     encoder: Mutex<Option<Arc<encoder::Encoder>>>,
@@ -121,7 +125,7 @@ impl Engine {
     pub fn open(config: EngineConfig, root: &Path, fsync: Fsync) -> Result<Self> {
         config.check()?;
         std::fs::create_dir_all(root).map_err(|e| Error::store("create", root, e))?;
-        state::claim_config(root, &config)?;
+        directory::claim_config(root, &config)?;
         let journal = Journal::open(root, fsync)?;
         let snapshots = SnapshotStore::open(root.join("snapshots"))?;
         let mut engine = Self::assemble(config, journal, Some(snapshots))?;
@@ -149,6 +153,7 @@ impl Engine {
             closed: AtomicBool::new(false),
             cycles: std::sync::Mutex::new(()),
             open_cycles: Mutex::new(FxHashMap::default()),
+            next_scope: Mutex::new(None),
             gate: RwLock::new(()),
             encoder: Mutex::new(None),
             counters: Counters::default(),

@@ -1,7 +1,7 @@
 //! From the journal to the state: opening, and other writers' events.
 
 use super::Engine;
-use super::background;
+use super::background::{self, Limit};
 use super::event::{DecisionEvent, DecisionId, Event};
 use super::items::Item;
 use super::journal::{History, Journal, Positions, Sourced};
@@ -38,7 +38,9 @@ impl Replay {
                 Event::Feedback(f) => *out.awaited.entry(f.decision).or_default() += 1,
                 Event::Rollback { to, .. } => drop(out.rollback_targets.insert(to, None)),
                 Event::CycleStart { scope, .. } => drop(begun.insert((scope, worker))),
-                Event::CyclePublish { scope } => out.headless_cycle |= !begun.remove(&(scope, worker)),
+                Event::CyclePublish { scope } | Event::CycleCut { scope, .. } => {
+                    out.headless_cycle |= !begun.remove(&(scope, worker));
+                }
                 _ => {}
             }
         }
@@ -165,15 +167,9 @@ impl Engine {
                     .lock()
                     .insert((scope.name.clone(), worker), input);
             }
-            Event::CyclePublish { scope } => {
-                let scope = self.scope_or_new(&scope)?;
-                // Without an input: another writer was in the middle of its cycle when this one opened from a snapshot. What
-                // it found is there at the next opening.
-                let input = self.open_cycles.lock().remove(&(scope.name.clone(), worker));
-                if let Some(input) = input {
-                    let result = input.run(&scope.name, &self.config)?;
-                    background::publish(&scope, &mut scope.ledger.lock(), result, lamport);
-                }
+            Event::CyclePublish { scope } => self.end_cycle(&scope, worker, lamport, Limit::None)?,
+            Event::CycleCut { scope, steps } => {
+                self.end_cycle(&scope, worker, lamport, Limit::Steps(steps))?;
             }
             Event::Anchors { scope, anchors } => {
                 let anchors = Arc::new((*anchors).clone().prepared(self.config.dim)?);
@@ -185,6 +181,18 @@ impl Engine {
                 let states = replay.rollback_targets.get(&to).cloned().flatten();
                 self.put_back(scope.as_deref(), to, &states.unwrap_or_default())?;
             }
+        }
+        Ok(())
+    }
+
+    fn end_cycle(&self, scope: &str, worker: u32, lamport: u64, limit: Limit) -> Result<()> {
+        let scope = self.scope_or_new(scope)?;
+        // Without an input: another writer was in the middle of its cycle when this one opened from a snapshot. What it found
+        // is there at the next opening.
+        let input = self.open_cycles.lock().remove(&(scope.name.clone(), worker));
+        if let Some(input) = input {
+            let result = input.run(&scope.name, &self.config, limit)?;
+            background::publish(&scope, &mut scope.ledger.lock(), result, lamport);
         }
         Ok(())
     }

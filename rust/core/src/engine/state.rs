@@ -13,26 +13,17 @@ use super::pending::DecisionRecord;
 use super::scope::Scope;
 use super::stats::{Baseline, Progress};
 use super::{Engine, Scopes};
-use crate::codec::{self, Blob, Kind};
+use crate::codec::{self, Blob};
 use crate::error::{Error, Result, check_finite};
 use crate::item::ItemId;
 use crate::lora::{BaseLora, MicroLora};
 use crate::patterns::bank::Bank;
 use crate::patterns::cases::{CaseMemory, ItemGate, StrayClicks};
-use crate::store::atomic;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// Envelope of the settings file of a state directory.
-const CONFIG_KIND: Kind = Kind {
-    tag: *b"CONF",
-    version: 1,
-};
-const CONFIG_FILE: &str = "config.sona";
 
 /// Snapshots kept in a state directory: the newest, and one to fall back to if it is damaged.
 const KEPT: usize = 2;
@@ -198,37 +189,6 @@ fn scope_of(image: ScopeImage<'_>, config: &EngineConfig) -> Result<Scope> {
         live: ArcSwap::from_pointee(learned),
         items: RwLock::new(scope.items.into_inner()),
         ledger: Mutex::new(ledger),
-    })
-}
-
-/// Settings of the engine that wrote a state directory; `None` if there is none yet.
-pub fn read_config(root: &Path) -> Result<Option<EngineConfig>> {
-    let path = root.join(CONFIG_FILE);
-    match std::fs::read(&path) {
-        Ok(bytes) => codec::decode(CONFIG_KIND, &bytes).map(Some),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::store("read", path, e)),
-    }
-}
-
-/// Refuses a directory that another dimension or embedder wrote, and notes the settings in use.
-pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
-    let known = match read_config(root) {
-        Ok(known) => known,
-        // Damaged settings lose nothing: the caller brings its own.
-        Err(Error::Corrupt { .. }) => None,
-        Err(e) => return Err(e),
-    };
-    if let Some(known) = &known {
-        known.check_compatible(config)?;
-    }
-    if known.as_ref() == Some(config) {
-        return Ok(());
-    }
-    let path = root.join(CONFIG_FILE);
-    let bytes = codec::encode(CONFIG_KIND, config)?;
-    atomic::replace(&path, |w| {
-        w.write_all(&bytes).map_err(|e| Error::store("write", &path, e))
     })
 }
 

@@ -114,6 +114,7 @@ impl Tombstone {
             | Event::Encoder(_)
             | Event::CycleStart { .. }
             | Event::CyclePublish { .. }
+            | Event::CycleCut { .. }
             | Event::Rollback { .. } => false,
         }
     }

@@ -1,24 +1,22 @@
 //! Binding of `sona_core::engine`: the compiled base of `sona.SonaEngine`.
 
 mod args;
+mod calls;
 mod decision;
 mod fork;
 mod ids;
 mod settings;
 mod views;
 
-use crate::arrays::{Rows, asarray, detached, matrix, metrics_dict, vector};
+use crate::arrays::{Rows, detached, metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
 use args::seconds;
 use decision::PyDecision;
-use ids::Ids;
-use numpy::{PyArrayMethods, PyUntypedArrayMethods};
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict};
 use sona_core::engine::encoder::Encoder;
-use sona_core::engine::{Engine, Feedback, Mode, Outcome, Request, TraceEvent};
+use sona_core::engine::{Engine, Feedback, Mode, Outcome, TraceEvent};
 use sona_core::{Error, store};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,36 +27,6 @@ use std::time::Duration;
 struct PyEngine {
     engine: Arc<Engine>,
     embedder: Option<Py<PyAny>>,
-}
-
-impl PyEngine {
-    /// One vector; text goes through the embedder.
-    fn query(&self, name: &'static str, x: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
-        let dim = self.engine.config().dim;
-        if x.is_instance_of::<PyString>() {
-            let py = x.py();
-            let Some(embedder) = &self.embedder else {
-                return Err(to_py(Error::value(
-                    name,
-                    "a vector (this engine has no embedder)",
-                    "text",
-                )));
-            };
-            let rows = embedder
-                .bind(py)
-                .call_method1("embed", (PyList::new(py, [x])?,))?;
-            let (row, n, _) = matrix("embedding", &rows, Some(dim))?;
-            if n != 1 {
-                return Err(to_py(Error::shape(
-                    "embedding",
-                    format!("(1, {dim})"),
-                    format!("({n}, {dim})"),
-                )));
-            }
-            return Ok(row);
-        }
-        vector(name, x, Some(dim))
-    }
 }
 
 #[pymethods]
@@ -99,40 +67,7 @@ impl PyEngine {
         scope: &str,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let dim = self.engine.config().dim;
-        let rows = if x.is_instance_of::<PyString>() {
-            Rows {
-                data: self.query("x", x)?,
-                n: 1,
-                batched: false,
-            }
-        } else {
-            Rows::extract("x", x, dim)?
-        };
-        let mut y = vec![0.0f32; rows.data.len()];
-        let known = self
-            .engine
-            .scope(scope)
-            .is_some_and(|s| !s.live.load().is_identity());
-        if known {
-            let engine = &self.engine;
-            detached(py, || engine.adapt(scope, &rows.data, &mut y))?;
-        } else {
-            self.engine.adapt(scope, &rows.data, &mut y).py()?;
-        }
-        let Some(out) = out else {
-            return Rows::emit(py, y, dim, rows.batched);
-        };
-        let array = out
-            .cast::<numpy::PyArrayDyn<f32>>()
-            .map_err(|_| PyTypeError::new_err("out: expected a float32 array"))?;
-        let want: &[usize] = if rows.batched { &[rows.n, dim] } else { &[dim] };
-        if array.shape() != want || !array.is_c_contiguous() {
-            let got = format!("{:?}", array.shape());
-            return Err(to_py(Error::shape("out", format!("C-contiguous {want:?}"), got)));
-        }
-        array.try_readwrite()?.as_slice_mut()?.copy_from_slice(&y);
-        Ok(out)
+        self.adapted(py, x, scope, out)
     }
 
     #[pyo3(signature = (query, ids, vectors=None, *, scores=None, scope="default", k=10, user="", now=None))]
@@ -149,51 +84,7 @@ impl PyEngine {
         user: &str,
         now: Option<f64>,
     ) -> PyResult<PyDecision> {
-        let query = self.query("query", query)?;
-        let ids = Ids::extract(ids)?;
-        let refs = ids.refs()?;
-        let vectors = match vectors {
-            None => None,
-            Some(v) => {
-                let a = asarray("vectors", v)?;
-                let (n, d) = (ids.len(), self.engine.config().dim);
-                if a.shape() != [n, d] {
-                    return Err(to_py(match *a.shape() {
-                        [rows, got] if rows == n => Error::Dimension {
-                            name: "vectors",
-                            expected: d,
-                            got,
-                        },
-                        _ => Error::shape("vectors", format!("({n}, {d})"), format!("{:?}", a.shape())),
-                    }));
-                }
-                Some(a.to_vec()?)
-            }
-        };
-        let scores = scores.map(|s| vector("scores", s, Some(ids.len()))).transpose()?;
-        let request = Request {
-            scope,
-            query: &query,
-            ids: &refs,
-            vectors: vectors.as_deref(),
-            scores: scores.as_deref(),
-            k,
-            user,
-            now: seconds(now),
-        };
-        let engine = &self.engine;
-        let d = detached(py, || engine.rank(&request))?;
-        let shown = d.order.iter().map(|&p| ids.object(p as usize));
-        Ok(PyDecision {
-            id: d.id.map(|id| id.to_string()),
-            ids: PyList::new(py, shown)?.unbind(),
-            scores: d.scores,
-            base_scores: d.base_scores,
-            propensities: d.propensities,
-            version: d.version,
-            acted: d.acted,
-            scope: scope.to_owned(),
-        })
+        self.ranked(py, query, ids, vectors, scores, scope, k, user, seconds(now))
     }
 
     #[pyo3(signature = (decision_id, *, chosen=None, rewards=None, quality=None, vectors=None, source="", user="", now=None))]
@@ -349,6 +240,7 @@ impl PyEngine {
     fn _background_learn<'py>(
         &self,
         py: Python<'py>,
+        scope: Option<&str>,
         deadline_s: Option<f64>,
         now: Option<f64>,
     ) -> PyResult<Vec<Bound<'py, PyDict>>> {
@@ -363,7 +255,13 @@ impl PyEngine {
         if !now.is_finite() {
             return Err(to_py(Error::value("now", "finite seconds", now)));
         }
-        let reports = detached(py, || engine.background_learn(deadline, now))?;
+        let reports = detached(py, || match scope {
+            None => engine.background_learn(deadline, now),
+            Some(one) => Ok(engine
+                .background_learn_in(one, deadline, now)?
+                .into_iter()
+                .collect()),
+        })?;
         reports.iter().map(|r| views::cycle(py, r)).collect()
     }
 

@@ -67,6 +67,8 @@ pub(super) fn parse(d: &Bound<'_, PyDict>) -> PyResult<(EngineConfig, Fsync)> {
         micro_lr: get(d, "micro_lora_lr")?,
         base_rank: get(d, "base_lora_rank")?,
         base_lr: get(d, "base_lora_lr")?,
+        ewc: get(d, "ewc")?,
+        ewc_lambda: get(d, "ewc_lambda")?,
         pattern_clusters: get(d, "pattern_clusters")?,
         capacity: get(d, "trajectory_capacity")?,
         case_bytes: get(d, "case_bytes")?,
@@ -109,6 +111,8 @@ pub(super) fn emit<'py>(py: Python<'py>, c: &EngineConfig) -> PyResult<Bound<'py
     d.set_item("micro_lora_lr", c.micro_lr)?;
     d.set_item("base_lora_rank", c.base_rank)?;
     d.set_item("base_lora_lr", c.base_lr)?;
+    d.set_item("ewc", c.ewc)?;
+    d.set_item("ewc_lambda", c.ewc_lambda)?;
     d.set_item("pattern_clusters", c.pattern_clusters)?;
     d.set_item("trajectory_capacity", c.capacity)?;
     d.set_item("case_bytes", c.case_bytes)?;
