@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sona import _core
 from sona.attention._arrays import Array, is_float, view
 from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._vjp import Gradients, Pullback
@@ -30,7 +31,11 @@ def uniform(rng: np.random.Generator, rows: int, columns: int) -> Array:
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x·Wᵀ + b over the last axis."""
     # One product of matrices: numpy takes a stack of small ones, many times slower.
-    out = (x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], len(weight))
+    rows = x.reshape(-1, x.shape[-1])
+    out = _core.rows_by_rows(rows, weight)
+    if out is None:
+        out = rows @ weight.T
+    out = out.reshape(*x.shape[:-1], len(weight))
     return np.asarray(out if bias is None else out + bias)
 
 

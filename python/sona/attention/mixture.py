@@ -188,7 +188,7 @@ class MoEAttention(Module):
         # Queries of every choice of every token, (b, n, top_k, hidden).
         queries = np.empty((b * n, top_k, self.hidden_dim), dtype=self.dtype)
         for (rows, place), w in zip(groups, p["input_linear.weight"], strict=True):
-            queries[rows, place] = tokens[rows] @ w.T
+            queries[rows, place] = linear(tokens[rows], w)
         kv = linear(x, p["kv_proj.weight"])
         k, v = (split_heads(np.ascontiguousarray(part), heads) for part in np.split(kv, 2, axis=-1))
         # Choices stand as a leading axis: they share keys and values.
@@ -201,7 +201,7 @@ class MoEAttention(Module):
         flat = np.zeros((b * n, width), dtype=self.dtype)
         projected = np.empty((b * n, top_k, width), dtype=self.dtype)
         for (rows, place), w in zip(groups, p["output_linear.weight"], strict=True):
-            projected[rows, place] = context[rows, place] @ w.T
+            projected[rows, place] = linear(context[rows, place], w)
         flat += (gate[..., None] * projected).sum(axis=1)
         out = (flat + p["bias"]).reshape(b, n, width)
 

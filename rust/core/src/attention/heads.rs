@@ -122,7 +122,7 @@ impl<'a, T: Real> Heads<'a, T> {
     }
 
     /// Keys and values in parts, of each stored array; `None` where that cannot be or does not pay.
-    fn split(&self, threads: usize) -> [Vec<Option<Right<T>>>; 2] {
+    pub(super) fn split(&self, threads: usize) -> [Vec<Option<Right<T>>>; 2] {
         let stored = |of: &[usize]| of.iter().max().map_or(0, |top| top + 1);
         let mut out = [vec![None; stored(self.k_of)], vec![None; stored(self.v_of)]];
         if !(split::available::<T>() && tile_split::pays(self.n, self.d, self.dv)) {

@@ -6,14 +6,20 @@ use super::heads::Heads;
 use super::threads;
 use super::tile::{Head, Packed, Rule, Span, finite, seen};
 use crate::kernels::real::{Mat, Real, absorb, add_scaled, arcosh_times, inner, matmul, project, scale_by};
+use crate::kernels::split::{DEPTH, Engine, Left, Right, SIDE};
 
 /// Queries at a time; a multiple of the product's row blocks.
 const ROWS: usize = 24;
+/// The same for keys in parts.
+const SPLIT_ROWS: usize = 32;
 /// Queries per piece of work.
-const CHUNK: usize = 4 * ROWS;
+const CHUNK: usize = 96;
 
 /// Buffers of one thread.
 struct Rows<T> {
+    engine: Option<Engine>,
+    left: Left<T>,
+    acc: Vec<T>,
     queries: Vec<usize>,
     q: Vec<T>,
     spans: Vec<Span>,
@@ -25,6 +31,9 @@ struct Rows<T> {
 impl<T: Real> Rows<T> {
     fn new() -> Self {
         Self {
+            engine: Engine::start::<T>(),
+            left: Left::default(),
+            acc: Vec::new(),
             queries: Vec::new(),
             q: Vec::new(),
             spans: Vec::new(),
@@ -48,22 +57,38 @@ impl<T: Real> Rows<T> {
         &mut self,
         which: usize,
         head: &Head<'_, T>,
-        keys: &Packed<T>,
+        keys: &Keys<T>,
         rule: &R,
         w: usize,
         shape: impl Fn(usize, &mut [T]),
     ) {
+        let wide = keys.width(w);
         let (n, d, first) = (self.queries.len(), head.d, self.queries[0]);
         self.q.clear();
         self.q.extend_from_slice(&head.q[first * d..(first + n) * d]);
         scale_by(head.scale, &mut self.q);
         let logits = &mut self.logits[which];
-        if logits.len() < n * w {
-            logits.resize(n * w, T::ZERO);
+        let room = n.next_multiple_of(SIDE) * wide;
+        if logits.len() < room {
+            logits.resize(room, T::ZERO);
         }
-        let logits = &mut logits[..n * w];
-        keys.products(Mat::new(&self.q, d), n, 0, w, logits, w);
-        for (line, i) in logits.chunks_exact_mut(w.max(1)).zip(&self.queries) {
+        let logits = &mut logits[..room];
+        match (keys, &self.engine) {
+            (Keys::Panels(keys), _) => keys.products(Mat::new(&self.q, d), n, 0, w, logits, wide),
+            (Keys::Parts(keys), Some(engine)) if self.left.fill(&self.q, d) => {
+                let columns = 0..(wide / SIDE).min(keys.columns());
+                keys.product(engine, &self.left, columns, 0..keys.groups(), logits, wide, false);
+            }
+            // Queries that cannot be split.
+            (Keys::Parts(_), _) => {
+                for (line, q) in logits.chunks_exact_mut(wide.max(1)).zip(self.q.chunks_exact(d)) {
+                    project(&head.k[..w * d], q, &mut line[..w]);
+                }
+            }
+        }
+        for (line, i) in logits.chunks_exact_mut(wide.max(1)).zip(&self.queries) {
+            line[w..].fill(T::NEG_INFINITY);
+            let line = &mut line[..w];
             shape(*i, line);
             for span in self.spans.iter().filter(|s| s.masked) {
                 rule.apply(*i, span.start, &mut line[span.start..span.end]);
@@ -97,6 +122,7 @@ fn spoilt<T: Real>(out: &[T], dv: usize) -> Vec<usize> {
 fn share<T: Real>(
     heads: &Heads<'_, T>,
     cost: usize,
+    rows: usize,
     out: &mut [T],
     work: impl Fn(usize, usize, &mut [T], &mut Rows<T>) + Sync,
 ) {
@@ -114,21 +140,48 @@ fn share<T: Real>(
         threads::worth(pieces.len(), cost),
         pieces,
         Rows::new,
-        |(b, first, out): (usize, usize, &mut [T]), rows| {
-            for (i, out) in out.chunks_mut(ROWS * dv).enumerate() {
-                work(b, first + i * ROWS, out, rows);
+        |(b, first, out): (usize, usize, &mut [T]), buffers| {
+            for (i, out) in out.chunks_mut(rows * dv).enumerate() {
+                work(b, first + i * rows, out, buffers);
             }
         },
     );
 }
 
+/// Keys of one stored array as the products take them.
+enum Keys<T> {
+    Panels(Packed<T>),
+    Parts(Right<T>),
+}
+
+impl<T: Real> Keys<T> {
+    /// Logits of a row for `w` keys: parts come in whole groups.
+    fn width(&self, w: usize) -> usize {
+        match self {
+            Self::Panels(_) => w,
+            Self::Parts(_) => w.next_multiple_of(DEPTH),
+        }
+    }
+}
+
 /// Keys of every stored array, packed.
-fn packed<T: Real>(heads: &Heads<'_, T>) -> Vec<Packed<T>> {
+fn packed<T: Real>(heads: &Heads<'_, T>) -> Vec<Keys<T>> {
     let len = heads.m * heads.d;
     let stored = heads.k_of.iter().max().map_or(0, |top| top + 1);
     (0..stored)
-        .map(|i| Packed::new(&heads.k[i * len..(i + 1) * len], heads.d, heads.m))
+        .map(|i| Keys::Panels(Packed::new(&heads.k[i * len..(i + 1) * len], heads.d, heads.m)))
         .collect()
+}
+
+/// Keys of two maps, and values.
+type InParts<T> = ([Vec<Keys<T>>; 2], Vec<Right<T>>);
+
+/// Keys of both maps, and values, in parts; `None` where one of them cannot be split or that does not pay.
+fn in_parts<T: Real>(first: &Heads<'_, T>, second: &Heads<'_, T>) -> Option<InParts<T>> {
+    let all = |x: Vec<Option<Right<T>>>| x.into_iter().collect::<Option<Vec<_>>>();
+    let keys = |x| Some(all(x)?.into_iter().map(Keys::Parts).collect());
+    let ([a, v], [b, _]) = (first.split(1), second.split(1));
+    Some(([keys(a)?, keys(b)?], all(v)?))
 }
 
 /// (softmax of the first heads − `lam[b]`·softmax of the second)·V: one product with the values for both (Ye et al. 2024). The two
@@ -140,13 +193,18 @@ pub fn differential<T: Real, R: Rule<T>>(
     rule: impl Fn(usize) -> R + Sync,
     out: &mut [T],
 ) {
-    let keys = [packed(first), packed(second)];
+    let (keys, values) = match in_parts(first, second) {
+        Some((keys, values)) => (keys, Some(values)),
+        None => ([packed(first), packed(second)], None),
+    };
     let dv = first.dv;
-    share(first, 2 * first.cost(), out, |b, at, out, rows| {
+    let step = if values.is_some() { SPLIT_ROWS } else { ROWS };
+    share(first, 2 * first.cost(), step, out, |b, at, out, rows| {
         let rule = rule(b);
         let heads = [first.head(b), second.head(b)];
         let (n, v) = (out.len() / dv, heads[0].v);
-        let w = rows.take(&rule, at, n);
+        let seen_keys = rows.take(&rule, at, n);
+        let w = keys[0][first.k_of[b]].width(seen_keys);
         let combine = |rows: &mut Rows<T>| {
             let over = |x: T, sum: T| if sum == T::ZERO { T::ZERO } else { x / sum };
             let [p, other] = &mut rows.logits;
@@ -162,7 +220,7 @@ pub fn differential<T: Real, R: Rule<T>>(
                 &heads[which],
                 &keys[which][first.k_of[b]],
                 &rule,
-                w,
+                seen_keys,
                 |_, _| (),
             );
         };
@@ -171,11 +229,33 @@ pub fn differential<T: Real, R: Rule<T>>(
             rows.weigh(which, w);
         }
         combine(rows);
+        if let (Some(values), Some(engine)) = (&values, &rows.engine) {
+            // Values in parts are finite: nothing can spill over from keys that a mask hides.
+            let wide = dv.next_multiple_of(SIDE);
+            rows.acc.resize(SPLIT_ROWS * wide, T::ZERO);
+            if w > 0 && rows.left.fill(&rows.logits[0][..n * w], w) {
+                let (columns, groups) = (0..wide / SIDE, 0..w / DEPTH);
+                values[first.v_of[b]].product(
+                    engine,
+                    &rows.left,
+                    columns,
+                    groups,
+                    &mut rows.acc,
+                    wide,
+                    false,
+                );
+                for (row, acc) in out.chunks_exact_mut(dv).zip(rows.acc.chunks_exact(wide)) {
+                    row.copy_from_slice(&acc[..dv]);
+                }
+                return;
+            }
+        }
+        let (w, stride) = (seen_keys, w);
         matmul(
             n,
             w,
             dv,
-            Mat::new(&rows.logits[0], w),
+            Mat::new(&rows.logits[0], stride),
             Mat::new(v, dv),
             out,
             dv,
@@ -187,14 +267,14 @@ pub fn differential<T: Real, R: Rule<T>>(
         // A key that the mask hides must not meet NaN or ∞ among the values.
         look(rows, 0);
         look(rows, 1);
-        let v = |r: &usize| seen(&rows.logits[0][r * w..(r + 1) * w], &v[..w * dv], dv);
+        let v = |r: &usize| seen(&rows.logits[0][r * stride..r * stride + w], &v[..w * dv], dv);
         let again: Vec<(usize, Vec<T>)> = spoilt(out, dv).into_iter().map(|r| (r, v(&r))).collect();
-        rows.weigh(0, w);
-        rows.weigh(1, w);
+        rows.weigh(0, stride);
+        rows.weigh(1, stride);
         combine(rows);
         for (r, v) in again {
             let (p, row) = (
-                &rows.logits[0][r * w..(r + 1) * w],
+                &rows.logits[0][r * stride..r * stride + w],
                 &mut out[r * dv..(r + 1) * dv],
             );
             matmul(1, w, dv, Mat::new(p, w), Mat::new(&v, dv), row, dv, false);
@@ -253,7 +333,7 @@ impl<T: Real> Ball<T> {
         };
         let keys = packed(&inside);
         let power = self.beta / self.c.sqrt();
-        share(&inside, 2 * heads.cost(), out, |b, at, out, rows| {
+        share(&inside, 2 * heads.cost(), ROWS, out, |b, at, out, rows| {
             let (rule, head) = (rule(b), inside.head(b));
             let n = out.len() / dv;
             let w = rows.take(&rule, at, n);

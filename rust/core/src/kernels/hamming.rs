@@ -47,6 +47,43 @@ pub fn hamming(a: &[u64], b: &[u64]) -> u32 {
     hamming_scalar(a, b)
 }
 
+/// Rows of each side of a block of pairs: every load then serves four pairs.
+const SIDE: usize = 4;
+
+/// out (n, m) = number of bits in which rows of `a` (n, w) and `b` (m, w) differ.
+pub fn hamming_pairs(a: &[u64], b: &[u64], w: usize, out: &mut [u32]) {
+    let (n, m) = (
+        a.len().checked_div(w).unwrap_or(0),
+        b.len().checked_div(w).unwrap_or(0),
+    );
+    assert!(
+        a.len() == n * w && b.len() == m * w && out.len() == n * m,
+        "hamming_pairs: expected a (n, w), b (m, w), out (n, m)"
+    );
+    for i in (0..n).step_by(SIDE) {
+        for j in (0..m).step_by(SIDE) {
+            #[cfg(target_arch = "x86_64")]
+            if i + SIDE <= n
+                && j + SIDE <= m
+                && tier() >= Tier::Avx512
+                && is_x86_feature_detected!("avx512vpopcntdq")
+            {
+                // SAFETY: the tier has AVX-512 F, and the processor counts bits in its registers; four whole rows each.
+                let counts = unsafe { x86::square_avx512(&a[i * w..], &b[j * w..], w) };
+                for (r, counts) in counts.iter().enumerate() {
+                    out[(i + r) * m + j..][..SIDE].copy_from_slice(counts);
+                }
+                continue;
+            }
+            for r in i..(i + SIDE).min(n) {
+                for c in j..(j + SIDE).min(m) {
+                    out[r * m + c] = hamming(&a[r * w..(r + 1) * w], &b[c * w..(c + 1) * w]);
+                }
+            }
+        }
+    }
+}
+
 /// How many of `x` are at most `limit`.
 #[must_use]
 pub fn count_within(x: &[i16], limit: i16) -> usize {
@@ -106,7 +143,7 @@ fn within_scalar(x: &[i16; 64], limit: i16) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Sketch, SketchBlock, blocks_scalar, count_scalar, hamming_scalar};
+    use super::{SIDE, Sketch, SketchBlock, blocks_scalar, count_scalar, hamming_scalar};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,popcnt")]
@@ -168,6 +205,36 @@ mod x86 {
         _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_add_epi64(sums[2], sums[3]))) as u32
     }
 
+    /// Differing bits of the first four rows of `a` with those of `b`. SAFETY: both hold four rows of `w` words.
+    #[target_feature(enable = "avx512f,avx512vpopcntdq")]
+    pub(super) unsafe fn square_avx512(a: &[u64], b: &[u64], w: usize) -> [[u32; SIDE]; SIDE] {
+        let mut sums = [[_mm512_setzero_si512(); SIDE]; SIDE];
+        for at in (0..w).step_by(8) {
+            let mask = (0xffu32 >> (8 - (w - at).min(8))) as __mmask8;
+            let (mut x, mut y) = ([_mm512_setzero_si512(); SIDE], [_mm512_setzero_si512(); SIDE]);
+            for r in 0..SIDE {
+                // SAFETY: the mask covers words of row r only.
+                unsafe {
+                    x[r] = _mm512_maskz_loadu_epi64(mask, a.as_ptr().add(r * w + at).cast());
+                    y[r] = _mm512_maskz_loadu_epi64(mask, b.as_ptr().add(r * w + at).cast());
+                }
+            }
+            for r in 0..SIDE {
+                for c in 0..SIDE {
+                    let count = _mm512_popcnt_epi64(_mm512_xor_si512(x[r], y[c]));
+                    sums[r][c] = _mm512_add_epi64(sums[r][c], count);
+                }
+            }
+        }
+        let mut out = [[0; SIDE]; SIDE];
+        for r in 0..SIDE {
+            for c in 0..SIDE {
+                out[r][c] = _mm512_reduce_add_epi64(sums[r][c]) as u32;
+            }
+        }
+        out
+    }
+
     #[target_feature(enable = "avx2")]
     pub(super) fn count_avx2(x: &[i16], limit: i16) -> usize {
         count_scalar(x, limit)
@@ -215,6 +282,19 @@ mod tests {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
                 // SAFETY: checked in the line above.
                 prop_assert_eq!(unsafe { x86::hamming_avx2(&a, &b) }, want);
+            }
+        }
+
+        #[test]
+        fn pairs_count_the_same(w in 0usize..40, n in 0usize..11, m in 0usize..11, seed: u64) {
+            let word = |i: usize| (i as u64 + 1).wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let a: Vec<u64> = (0..n * w).map(word).collect();
+            let b: Vec<u64> = (0..m * w).map(|i| word(i + 1000)).collect();
+            let (n, m) = if w == 0 { (0, 0) } else { (n, m) };
+            let mut out = vec![0; n * m];
+            hamming_pairs(&a, &b, w, &mut out);
+            for (i, got) in out.iter().enumerate() {
+                prop_assert_eq!(*got, hamming_scalar(&a[i / m * w..][..w], &b[i % m * w..][..w]));
             }
         }
 

@@ -55,7 +55,7 @@ mod transpose;
 
 pub use aligned::Aligned;
 pub use hadamard::hadamard;
-pub use hamming::{Sketch, SketchBlock, count_within, hamming, hamming_blocks, within};
+pub use hamming::{Sketch, SketchBlock, count_within, hamming, hamming_blocks, hamming_pairs, within};
 pub use panel::{Panels, gemm_nt, scan_top_k_batch};
 pub use scalar::Projections;
 pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};

@@ -31,6 +31,8 @@ pub(super) struct Source<T> {
     pub x: *const T,
     pub rows: usize,
     pub columns: usize,
+    /// Values from one row to the next.
+    pub stride: usize,
 }
 
 /// A product of operands in parts; steps are counted in lines.
@@ -145,16 +147,25 @@ impl<T: Real> Left<T> {
     /// [`available`]. Rows that fill up the last block are not specified.
     #[must_use]
     pub fn fill(&mut self, x: &[T], depth: usize) -> bool {
+        let rows = x.len().checked_div(depth).unwrap_or(0);
+        assert_eq!(x.len(), rows * depth, "left operand: expected (rows, depth)");
+        self.fill_columns(x, depth, 0..depth)
+    }
+
+    /// [`Left::fill`] with some columns of `x` (rows, `stride`).
+    #[must_use]
+    pub fn fill_columns(&mut self, x: &[T], stride: usize, columns: Range<usize>) -> bool {
         let Some(kernels) = T::split_kernels() else {
             return false;
         };
-        let rows = x.len().checked_div(depth).unwrap_or(0);
-        assert_eq!(x.len(), rows * depth, "left operand: expected (rows, depth)");
-        self.resize(rows, depth);
+        assert!(columns.end <= stride, "left operand: columns beyond the rows");
+        let rows = x.len().checked_div(stride).unwrap_or(0);
+        self.resize(rows, columns.len());
         let from = Source {
-            x: x.as_ptr(),
+            x: x[columns.start.min(x.len())..].as_ptr(),
             rows,
-            columns: depth,
+            columns: columns.len(),
+            stride,
         };
         // SAFETY: the lines hold all tiles of (rows, depth); the table is this processor's.
         unsafe { (kernels.left)(from, self.lines.as_mut_ptr()) }
@@ -219,6 +230,7 @@ fn cut<T>(
         x: x.as_ptr(),
         rows: x.len() / width,
         columns: width,
+        stride: width,
     };
     // SAFETY: the capacity is that of all tiles of x; the kernel is of this processor and writes every line.
     unsafe {
@@ -316,4 +328,38 @@ impl<T: Real> Right<T> {
             });
         }
     }
+}
+
+/// Rows, and columns of the left operand, that [`rows_by_rows`] splits at a time: they stay in the nearest caches.
+const ROWS: usize = 2 * SIDE;
+const PART: usize = 8 * DEPTH;
+
+/// out (n, m) ← x (n, depth) · w (m, depth)ᵀ in split numbers. False, and `out` not specified, where that cannot be.
+#[must_use]
+pub fn rows_by_rows<T: Real>(x: &[T], w: &[T], depth: usize, out: &mut [T]) -> bool {
+    let (Some(engine), Some(right)) = (Engine::start::<T>(), Right::turned(w, depth)) else {
+        return false;
+    };
+    let (n, m) = (x.len() / depth, w.len() / depth);
+    assert!(
+        x.len() == n * depth && w.len() == m * depth && out.len() == n * m,
+        "rows_by_rows: expected x (n, depth), w (m, depth), out (n, m)"
+    );
+    let wide = m.next_multiple_of(SIDE);
+    let mut sums = vec![T::ZERO; ROWS * wide];
+    let mut left = Left::default();
+    for (rows, out) in x.chunks(ROWS * depth).zip(out.chunks_mut(ROWS * m)) {
+        for at in (0..depth).step_by(PART) {
+            let end = (at + PART).min(depth);
+            if !left.fill_columns(rows, depth, at..end) {
+                return false;
+            }
+            let groups = at / DEPTH..end.div_ceil(DEPTH);
+            right.product(&engine, &left, 0..wide / SIDE, groups, &mut sums, wide, at > 0);
+        }
+        for (out, sums) in out.chunks_exact_mut(m).zip(sums.chunks_exact(wide)) {
+            out.copy_from_slice(&sums[..m]);
+        }
+    }
+    true
 }

@@ -89,7 +89,7 @@ unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
     let groups = from.columns.div_ceil(DEPTH);
     let mut most = _mm512_setzero_si512();
     for r in 0..from.rows {
-        let row = from.x.add(r * from.columns);
+        let row = from.x.add(r * from.stride);
         for g in 0..groups {
             let a = some(row, g * DEPTH, from.columns);
             let b = some(row, g * DEPTH + 16, from.columns);
@@ -113,7 +113,7 @@ unsafe fn turned(from: Source<f32>, to: *mut Line) -> bool {
                 let row = block * SIDE + r;
                 let (mut a, mut b) = (_mm512_setzero_ps(), _mm512_setzero_ps());
                 if row < from.rows {
-                    let row = from.x.add(row * from.columns);
+                    let row = from.x.add(row * from.stride);
                     a = some(row, g * DEPTH, from.columns);
                     b = some(row, g * DEPTH + 16, from.columns);
                 }
@@ -154,7 +154,7 @@ unsafe fn upright(from: Source<f32>, to: *mut Line) -> bool {
                 let mut pair = [_mm512_setzero_ps(); 2];
                 for j in 0..2 {
                     if rows[j] < from.rows {
-                        pair[j] = some(from.x.add(rows[j] * from.columns), c * SIDE, from.columns);
+                        pair[j] = some(from.x.add(rows[j] * from.stride), c * SIDE, from.columns);
                     }
                     most = magnitude(most, pair[j]);
                 }

@@ -5,6 +5,7 @@ mod graph;
 mod hypervector;
 mod linear;
 mod operands;
+mod project;
 mod scan;
 mod softmax;
 mod whole;
@@ -29,6 +30,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(scan::ssd_vjp, m)?)?;
     m.add_function(wrap_pyfunction!(whole::differential_attend, m)?)?;
     m.add_function(wrap_pyfunction!(whole::ball_attend, m)?)?;
+    m.add_function(wrap_pyfunction!(project::rows_by_rows, m)?)?;
     m.add_function(wrap_pyfunction!(winners::winners, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_pack, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_unpack, m)?)?;

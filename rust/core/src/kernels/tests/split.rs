@@ -1,6 +1,6 @@
 //! Products of split numbers against float64, where the processor has them.
 
-use super::super::split::{Engine, Left, Right};
+use super::super::split::{Engine, Left, Right, rows_by_rows};
 use super::*;
 
 /// What runs the products here; a gap is visible.
@@ -158,4 +158,29 @@ fn online_softmax_goes_on() {
 fn the_engine_is_there_exactly_where_the_tier_is() {
     assert_eq!(engine().is_some(), tier() == Tier::Amx);
     assert!(Engine::start::<f64>().is_none());
+}
+
+#[test]
+fn rows_meet_rows() {
+    if engine().is_none() {
+        return;
+    }
+    for (n, m, depth) in [(1, 1, 1), (33, 7, 300), (70, 40, 256), (32, 16, 1433)] {
+        let (x, w) = (normal(n * depth, 6), normal(m * depth, 7));
+        let mut out = vec![0.0; n * m];
+        assert!(rows_by_rows(&x, &w, depth, &mut out));
+        for (i, got) in out.iter().enumerate() {
+            let (a, b) = (&x[i / m * depth..][..depth], &w[i % m * depth..][..depth]);
+            close(*got, dot64(a, b), mass(a, b));
+        }
+        let mut bad = x.clone();
+        bad[n * depth - 1] = f32::INFINITY;
+        assert!(!rows_by_rows(&bad, &w, depth, &mut out));
+        assert!(!rows_by_rows(
+            &x,
+            &bad[(n - 1) * depth..],
+            depth,
+            &mut vec![0.0; n]
+        ));
+    }
 }
