@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +19,8 @@ from sona.report import Explanation, Promotion, Receipt, Report
 if TYPE_CHECKING:
     from sona.embed import Embedder
     from sona.patterns import PatternMatch
+    from sona.process import Context, Model, Processor, Response
+    from sona.routing import TinyDancerRouter
 
 __all__ = ["Decision", "SonaEngine", "Trace"]
 
@@ -83,6 +85,13 @@ class SonaEngine(_core.Engine):
         Turns text into vectors, so that ``adapt`` and ``rank`` also take a ``str``. State written under another embedder is
         refused: by its fingerprint, and by the vectors of five fixed strings, which are embedded at every opening.
 
+    models : dict of str to Model, optional
+        Language models (or anything that answers) for ``process``, by name.
+    judge : callable, optional
+        ``judge(question, text, context)`` gives the quality of an answer in [0, 1]; without one, tell it with ``outcome``.
+    router : TinyDancerRouter, optional
+        Chooses among the models; one with default settings if omitted. Its state is kept in the state directory.
+
     Examples
     --------
     >>> import numpy as np
@@ -101,6 +110,7 @@ class SonaEngine(_core.Engine):
     config: SonaConfig
     embedder: Embedder | None
     _background: BackgroundThread
+    _processor: Processor | None
 
     def __new__(
         cls,
@@ -108,11 +118,19 @@ class SonaEngine(_core.Engine):
         *,
         store: str | os.PathLike[str] | None = None,
         embedder: Embedder | None = None,
+        models: Mapping[str, Model] | None = None,
+        judge: Callable[[str, str, Context], float] | None = None,
+        router: TinyDancerRouter | None = None,
     ) -> Self:
         """Open or create the engine; see the class."""
         config = _checked(config, embedder)
         self = super().__new__(cls, _settings(config, embedder), None if store is None else os.fspath(store), embedder)
-        return self._begin(config, embedder)
+        self = self._begin(config, embedder)
+        if models is not None:
+            from sona.process import Processor
+
+            self._processor = Processor(models, judge, router, config.hidden_dim, store)
+        return self
 
     def _begin(self, config: SonaConfig, embedder: Embedder | None) -> Self:
         if embedder is not None:
@@ -123,6 +141,7 @@ class SonaEngine(_core.Engine):
                 raise
         self.config = config
         self.embedder = embedder
+        self._processor = None
         self._background = BackgroundThread(self, config.background_interval_ms / 1000.0)
         _ENGINES.add(self)
         return self
@@ -182,6 +201,48 @@ class SonaEngine(_core.Engine):
         """
         return Trace(self, x, scope, source, user, now)
 
+    def process(self, question: str, context: Context | None = None, *, embedding: Any = None) -> Response:
+        """Answer a question: embed, adapt, recall, route, call the model, judge, learn.
+
+        A model that raises is left out and the next best is asked; its circuit opens after a few failures in a row. With a
+        judge the outcome is learned at once, otherwise when ``outcome`` tells it. ``embedding``, a (d,) array, stands in for
+        the embedder.
+
+        Raises
+        ------
+        LearningError
+            If every model failed.
+
+        Examples
+        --------
+        >>> from sona.process import Model
+        >>> models = {"small": Model(lambda q, c: "four", price=1.0), "big": Model(lambda q, c: "4, surely", price=9.0)}
+        >>> eng = SonaEngine(SonaConfig(hidden_dim=2), models=models, judge=lambda q, text, c: float("4" in text))
+        >>> r = eng.process("2 + 2?", embedding=[1.0, 0.0])
+        >>> r.model, r.text, r.quality, r.cost
+        ('big', '4, surely', 1.0, 9.0)
+        """
+        from sona.process import Context
+
+        if self._processor is None:
+            raise ConfigError("models: expected SonaEngine(models={...}), got none")
+        if embedding is None:
+            if self.embedder is None:
+                raise ConfigError("embedder: expected one, or embedding=…, got neither")
+            embedding = self.embedder.embed([question])[0]
+        return self._processor.process(self, question, embedding, Context() if context is None else context)
+
+    def outcome(self, decision_id: str, quality: float, *, cost: float | None = None, latency_ms: float | None = None) -> bool:
+        """Tell how good the answer of ``process`` was, in [0, 1], at any later time; True if it was learned."""
+        if self._processor is None:
+            raise ConfigError("models: expected SonaEngine(models={...}), got none")
+        return self._processor.learn(decision_id, quality, cost, latency_ms)
+
+    @property
+    def router(self) -> TinyDancerRouter | None:
+        """What chooses among the models; None without models."""
+        return None if self._processor is None else self._processor.router
+
     def background_learn(
         self, *, scope: str | None = None, deadline_s: float | None = None, now: float | None = None
     ) -> LearningResult:
@@ -220,6 +281,8 @@ class SonaEngine(_core.Engine):
     def close(self) -> None:
         """Stop the background thread, snapshot, flush and give up the files. Calling it again does nothing."""
         self._background.stop()
+        if self._processor is not None:
+            self._processor.save()
         super().close()
 
     def explain(self, decision_id: str | Decision) -> Explanation:

@@ -64,12 +64,12 @@ def online(
         d = router.route(data.x[row], now=0.0)
         model = data.models.index(d.model)
         calls.append(model)
-        quality = float(data.quality[row, model])
-        seen = 1.0 - quality if flip and rng.random() < flip else quality
+        true = float(data.quality[row, model])
+        seen = 1.0 - true if flip and rng.random() < flip else true
         waiting.append((d.decision_id, seen, float(data.cost[row, model])))
         if len(waiting) > delay:
-            number, value, cost = waiting.popleft()
-            router.feedback(number, value, cost=cost, now=0.0)
+            number, value, paid = waiting.popleft()
+            router.feedback(number, value, cost=paid, now=0.0)
     quality, cost = router.estimate(data.x[data.test])
     utility = data.quality[order] - _weight(data) * data.cost[order]
     mine = utility[np.arange(len(order)), calls].sum()
@@ -121,8 +121,8 @@ def off_policy(data: RoutingSet, *, logs: int = 2000, repetitions: int = 100, se
     rng = np.random.default_rng(seed)
     for row in rng.permutation(data.train)[: len(data.train) // 4]:
         d = router.route(data.x[row], now=0.0)
-        model = data.models.index(d.model)
-        router.feedback(d.decision_id, float(data.quality[row, model]), cost=float(data.cost[row, model]), now=0.0)
+        m = data.models.index(d.model)
+        router.feedback(d.decision_id, float(data.quality[row, m]), cost=float(data.cost[row, m]), now=0.0)
     # The policies are frozen: propensities of the logging one come from its decisions, the target is another's choice.
     shares = np.array([list(router.route(x, now=0.0).propensities.values()) for x in data.x])
     quality, cost = router.estimate(data.x)
@@ -174,7 +174,7 @@ def joint_risk(data: RoutingSet, rows: Rows, quality: Floats, cost: Floats, *, a
     at = np.arange(len(rows))
     grid = np.unique(np.quantile(gap, np.linspace(0, 1, 200)))
     # Nested by t: with each larger t a request moves to a cheaper model or stays.
-    choices = np.stack([np.where(gap <= t, cost, np.where(at[:, None] >= 0, np.inf, 0.0)).argmin(axis=1) for t in grid])
+    choices = np.stack([np.where(gap <= t, cost, np.inf).argmin(axis=1) for t in grid])
     none = ~np.stack([(gap <= t).any(axis=1) for t in grid])
     choices[none] = ref
     lost = (y[at, ref] - y[at, choices] > 0.1) & (choices != ref)
