@@ -1,6 +1,7 @@
 """Do dreams suggest the right links, and does consolidation keep what matters? Against the simple ways, on real data.
 
-``SONA_DATA=… python benches/research/dreams.py`` writes ``benches/results/dreams.md``; ``--only links`` or ``consolidation``.
+``SONA_DATA=… python benches/research/dreams.py`` writes ``benches/results/dreams_links.md``,
+``dreams_integration.md`` and ``dreams_consolidation.md``; ``--only links`` (or another) writes one of them.
 
 Links: a tenth of a graph's edges is hidden; a method scores them against as many pairs that are no edge; AUC. The walk
 with restart uses edges alone; the dream law adds creative jumps (exp(cos / .2) among non-neighbours) and is computed
@@ -28,7 +29,7 @@ import pandas as pd
 from data import data_dir, unit
 from scipy.stats import rankdata, t
 
-from sona.dreams import DreamConfig, DreamEngine, MemoryConsolidator, MemoryNode, random_walk_with_restart
+from sona.dreams import DreamConfig, DreamEngine, MemoryConsolidator, MemoryNode, PhiEvaluator, random_walk_with_restart
 from sona.patterns import VectorIndex, kmeans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,13 +202,31 @@ def links(name: str, load: Callable[[], tuple[np.ndarray, np.ndarray | None]], s
     return rows
 
 
-def suggestions(w: np.ndarray, x: np.ndarray, hidden: np.ndarray, seed: int) -> tuple[int, int]:
-    """Hidden edges among the links that dreams suggest, and the number of links."""
+def engine_of(w: np.ndarray, x: np.ndarray, seed: int) -> DreamEngine:
+    """The graph as memories and links."""
     engine = DreamEngine(DreamConfig(probation=1_000_000), seed=seed)
     for i in range(len(w)):
         engine.add_memory_node(MemoryNode(i, x[i]))
     for i, j in np.argwhere(np.triu(w > 0, 1)):
         engine.add_edge(int(i), int(j), float(w[i, j]))
+    return engine
+
+
+def integrated(name: str, load: Callable[[], tuple[np.ndarray, np.ndarray | None]], seeds: int) -> list[str]:
+    """Share of 200 dreams whose sub-graph hangs together, for graphs with features."""
+    w, x = load()
+    if x is None:
+        return []
+    share = []
+    for seed in range(seeds):
+        engine = engine_of(w, x, seed)
+        share.append(np.mean([PhiEvaluator().evaluate_dream(d, engine) >= 0.3 for d in engine.generate_dreams(200)]))
+    return [f"| {name} | {interval([float(v) for v in share])} |"]
+
+
+def suggestions(w: np.ndarray, x: np.ndarray, hidden: np.ndarray, seed: int) -> tuple[int, int]:
+    """Hidden edges among the links that dreams suggest, and the number of links."""
+    engine = engine_of(w, x, seed)
     for dream in engine.generate_dreams(500):
         engine.integrate_dream(dream)
     new = {(min(a, b), max(a, b)) for a, b, _, probation in engine.edges() if probation}
@@ -259,8 +278,6 @@ def consolidation(name: str, seeds: int) -> list[str]:
             "value, coverage √K (default)": lambda: keep(None),
             "value, no coverage": lambda: keep(0),
             "value, coverage K/4": lambda h=half: keep(h // 4),  # type: ignore[misc]
-            "value, coverage K/2": lambda h=half: keep(h // 2),  # type: ignore[misc]
-            "coverage alone": lambda h=half: keep(h),  # type: ignore[misc]
             "random": lambda r=rng, m=mem, h=half: r.permutation(len(m))[:h],  # type: ignore[misc]
             "k-means, memory nearest to each centre": lambda m=mem, h=half, s=seed: medoids(m, h, s),  # type: ignore[misc]
         }
@@ -281,7 +298,8 @@ def consolidation(name: str, seeds: int) -> list[str]:
 
 def medoids(x: np.ndarray, k: int, seed: int) -> np.ndarray:
     """The memory nearest to each k-means centre."""
-    got = kmeans(x, k, max_iterations=5, seed=seed)
+    start = x[np.random.default_rng(seed).permutation(len(x))[:k]]
+    got = kmeans(x, k, init=start, max_iterations=5)
     cosine = np.einsum("ij,ij->i", x, unit(got.centroids + 1e-12)[got.labels])
     order = np.lexsort((-cosine, got.labels))
     return order[np.unique(got.labels[order], return_index=True)[1]]
@@ -290,41 +308,45 @@ def medoids(x: np.ndarray, k: int, seed: int) -> np.ndarray:
 def main() -> int:
     """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["links", "consolidation"])
-    parser.add_argument("--out", type=Path, default=ROOT / "benches/results/dreams.md")
+    parser.add_argument("--only", choices=["links", "integration", "consolidation"])
+    parser.add_argument("--out", type=Path, default=ROOT / "benches/results", help="directory of the tables")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     data_dir()
-    lines = ["# Dreams and consolidation: measured", ""]
-    lines += [
-        f"Written by `SONA_DATA=… python benches/research/dreams.py`; mean ± 95 % t interval over {options.seeds} seeds.",
-        "",
-    ]
-    if options.only != "consolidation":
-        lines += ["## Hidden links, AUC", "", "| graph | nodes / edges | method | AUC |", "|---|---|---|---|"]
-        for name, load in [
-            ("Les Misérables", miserables),
-            ("Cora", cora),
-            ("Banking77 intents", lambda: intents("banking77")),
-            ("CLINC150 intents", lambda: intents("clinc150")),
-            ("SciFact abstracts", scifact),
-        ]:
-            rows = links(name, load, options.seeds)
+    graphs = {
+        "Les Misérables": miserables,
+        "Cora": cora,
+        "Banking77 intents": lambda: intents("banking77"),
+        "CLINC150 intents": lambda: intents("clinc150"),
+        "SciFact abstracts": scifact,
+    }
+    tables = {
+        "links": (
+            "Hidden links: AUC",
+            "graph | nodes / edges | method | AUC",
+            (links(name, load, options.seeds) for name, load in graphs.items()),
+        ),
+        "integration": (
+            "Dreams with an integration of at least .3",
+            "graph | share",
+            (integrated(name, load, options.seeds) for name, load in graphs.items()),
+        ),
+        "consolidation": (
+            "Half of the bytes",
+            "data | kept by | recall@10 | loss (points) | accuracy of the nearest | seconds",
+            (consolidation(name, options.seeds) for name in ("banking77", "clinc150")),
+        ),
+    }
+    for key, (title, head, parts) in tables.items():
+        if options.only not in (None, key):
+            continue
+        command = f"SONA_DATA=… python benches/research/dreams.py --only {key}"
+        lines = [f"# {title}", "", f"Written by `{command}`; mean ± 95 % t interval over {options.seeds} seeds.", ""]
+        lines += [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
+        for rows in parts:
             print("\n".join(rows), flush=True)
             lines += rows
-        lines.append("")
-    if options.only != "links":
-        lines += ["## Half of the bytes", ""]
-        lines += [
-            "| data | kept by | recall@10 | loss (points) | accuracy of the nearest | seconds |",
-            "|---|---|---|---|---|---|",
-        ]
-        for name in ("banking77", "clinc150"):
-            rows = consolidation(name, options.seeds)
-            print("\n".join(rows), flush=True)
-            lines += rows
-        lines.append("")
-    options.out.write_text("\n".join(lines), encoding="utf-8")
+        (options.out / f"dreams_{key}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 0
 
 
