@@ -1,8 +1,8 @@
 """What a clock that learns the load saves, on real load: taxi rides in New York, and servers of a cloud provider (from NAB).
 
-The first week is for learning; after it the clock goes on learning. Every interval asks whether optional work may run. Compared by
-the load under which optional work ran, relative to the mean load (below 1: in quiet times), and by the share that was left out:
-always, a fixed window from 1 to 7 o'clock, the clock's duty cycle, and the clock's consolidation phases.
+The first week is for learning; after it the clock goes on learning. Every interval asks whether optional work may run.
+Compared by the load under which optional work ran, relative to the mean load (below 1: in quiet times), and by the share that
+was left out: always, a fixed window from 1 to 7 o'clock, the clock's duty cycle, and the clock's consolidation phases.
 
     SONA_DATA=... python benches/research/circadian.py
 """
@@ -42,7 +42,7 @@ def main() -> None:
                 seen.append(x)
                 ran["always"].append(True)
                 ran["1 to 7 o'clock"].append(1 <= now / 3600 % 24 < 7)
-                # A value comes every five or thirty minutes, a slot of the duty cycle lasts one: each of its seconds is as likely.
+                # Values come every five or thirty minutes, a slot lasts one minute: each of its seconds is as likely.
                 ran["duty cycle"].append(clock.should_compute(now + int(rng.integers(60))))
                 ran["consolidation"].append(clock.should_consolidate(now))
             clock.observe_load(max(float(x), 0.0), now=now)

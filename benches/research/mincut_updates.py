@@ -1,7 +1,8 @@
 """What keeping an exact minimum cut costs, by the size of the graph.
 
-Random graphs of 10 edges per node with weights in [.5, 1.5]. Updates change a random edge: half give an edge a new weight, a quarter
-take one out, a quarter bring one in. Every 200th value is checked against a computation from nothing (up to 10,000 nodes).
+Random graphs of 10 edges per node with weights in [.5, 1.5]. Updates change a random edge: half give an edge a new weight, a
+quarter take one out, a quarter bring one in. Every 200th value is checked against a computation from nothing (up to 10,000
+nodes).
 
     python benches/research/mincut_updates.py
 """
@@ -35,7 +36,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2000)
     args = parser.parse_args()
     print(
-        "| nodes | edges | loaded and computed from nothing, ms | update, µs: mean | p50 | p99 | unchanged / flow / anew, % | values checked |"
+        "| nodes | edges | loaded and computed from nothing, ms | update, µs: mean | p50 | p99 | "
+        "unchanged / flow / anew, % | values checked |"
     )
     print("|---|---|---|---|---|---|---|---|")
     means = []
@@ -81,7 +83,8 @@ def main() -> None:
         share = " / ".join(f"{100 * delta[k] / sum(delta.values()):.0f}" for k in ("unchanged", "flow", "recompute"))
         anew = f"{1e3 * np.median(fresh):.2f}"
         print(
-            f"| {n:,} | {len(edges):,} | {anew} | {us.mean():.1f} | {np.median(us):.2f} | {np.quantile(us, 0.99):.0f} | {share} | {checked} |",
+            f"| {n:,} | {len(edges):,} | {anew} | {us.mean():.1f} | {np.median(us):.2f} | "
+            f"{np.quantile(us, 0.99):.0f} | {share} | {checked} |",
             flush=True,
         )
     slope = np.polyfit(np.log(args.sizes), np.log(means), 1)[0]

@@ -1,9 +1,9 @@
 """Detectors on the labelled server metrics of NAB, by NAB's own score (Lavin & Ahmad 2015, §III).
 
-A series begins with a probation of 15 % (at most 750 values) that is not scored. The first alarm in a window earns up to 1, more
-the earlier it comes; a window without an alarm costs 1; an alarm outside costs .11, less just behind a window. 0 is what
-silence gets and 100 the perfect detector. Detectors with a score are swept over thresholds and the best threshold for all series
-together is taken, as NAB does; "as shipped" takes the default one.
+A series begins with a probation of 15 % (at most 750 values) that is not scored. The first alarm in a window earns up to 1,
+more the earlier it comes; a window without an alarm costs 1; an alarm outside costs .11, less just behind a window. 0 is what
+silence gets and 100 the perfect detector. Detectors with a score are swept over thresholds and the best threshold for all
+series together is taken, as NAB does; "as shipped" takes the default one.
 
     SONA_DATA=... python benches/research/nab.py
 """
@@ -115,7 +115,8 @@ def main() -> None:
     null, perfect = -cost["fnWeight"] * count, cost["tpWeight"] * count
     print(f"{len(series)} series, {count} windows, {sum(len(x) for x, _ in series):,} values, profile {args.profile}\n")
     print(
-        "| detector | NAB score, best threshold | threshold | as shipped | windows found | false alarms per 1,000 | µs per value |"
+        "| detector | NAB score, best threshold | threshold | as shipped | windows found | "
+        "false alarms per 1,000 | µs per value |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, (detect, shipped) in DETECTORS.items():

@@ -1,10 +1,10 @@
 """Does the tension of a bank's neighbour graph foretell that retrieval over it fails?
 
-The graph joins each of 600 Banking77 requests to its 8 nearest, weighted by cosine. Memories then leave at random or the oldest
-intent first, 12 at a time; nothing is re-joined. After each step held-out requests look for their nearest memory by greedy walks over the
-graph (beam 8, from one fixed entry), and success is the share that reach it. Reported, over seeds: Spearman correlation of tension with failure
-over the steps until the graph is in pieces, that of two plain indicators, and whether an active packet came before success first fell below
-.9 of its start.
+The graph joins each of 600 Banking77 requests to its 8 nearest, weighted by cosine. Memories then leave at random or the
+oldest intent first, 12 at a time; nothing is re-joined. After each step held-out requests look for their nearest memory by
+greedy walks over the graph (beam 8, from one fixed entry), and success is the share that reach it. Reported, over seeds:
+Spearman correlation of tension with failure over the steps until the graph is in pieces, that of two plain indicators, and
+whether an active packet came before success first fell below .9 of its start.
 
     SONA_DATA=... python benches/research/tension.py
 """
@@ -103,7 +103,8 @@ def main() -> None:
     intents = table.intent.astype("category").cat.codes.to_numpy()
     train, test = np.flatnonzero(table.split == "train"), np.flatnonzero(table.split == "test")
     print(
-        "| memories leave | correlation with failure: tension | 1 / mean degree | 1 / least degree | retrieval fell | warned before |"
+        "| memories leave | correlation with failure: tension | 1 / mean degree | 1 / least degree | "
+        "retrieval fell | warned before |"
     )
     print("|---|---|---|---|---|---|")
     for order in ("random", "an intent at a time"):
