@@ -40,16 +40,19 @@ class Service:
         self.build_index()
 
     def build_index(self):
+        """Index all documents anew."""
         self.index = VectorIndex(256, kind="flat")
         self.index.add(np.arange(len(names)), documents)
 
     def ask(self, question, k=10):
+        """One request: the index's nearest documents, re-scored."""
         query = fitted.embed([question])[0] @ self.turn
         nearest = self.index.search(self.engine.adapt(query), 50)[0]
         nearest = nearest[nearest >= 0]
         return self.engine.rank(query, [names[i] for i in nearest], documents[nearest], k=k)
 
     def click(self, decision, chosen, source):
+        """Feedback, and whose it was."""
         self.sources.append(source)
         self.engine.feedback(decision, chosen=chosen, source=source)
 
@@ -159,9 +162,8 @@ for report in healer.reports:
 answered, failures, latency = np.array(history).T
 print("\nfault               before   worst   at the end of its time")
 good = True
-for (tick, fault), values, worst in zip(
-    faults.items(), [answered] * 3 + [failures, latency], [min] * 3 + [max] * 2, strict=True
-):
+levels = [(answered, min)] * 3 + [(failures, max), (latency, max)]
+for (tick, fault), (values, worst) in zip(faults.items(), levels, strict=True):
     before, after = np.median(values[tick - 10 : tick]), np.median(values[tick + 25 : tick + 30])
     print(f"{fault.__name__:18} {before:7.2f} {worst(values[tick : tick + 30]):7.2f} {after:7.2f}")
     good &= abs(after - before) <= (2.0 if values is latency else 0.08)
