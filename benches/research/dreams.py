@@ -334,7 +334,7 @@ def main() -> int:
         "consolidation": (
             "Half of the bytes",
             "data | kept by | recall@10 | loss (points) | accuracy of the nearest | seconds",
-            (consolidation(name, options.seeds) for name in ("banking77", "clinc150")),
+            (consolidation(name, options.seeds) for name in ("banking77",)),
         ),
     }
     for key, (title, head, parts) in tables.items():
