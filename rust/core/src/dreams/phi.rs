@@ -139,11 +139,11 @@ fn strongly_connected(inputs: &[usize]) -> bool {
     let reach = |forward: bool| {
         let mut seen = 1usize;
         for _ in 0..n {
-            for j in 0..n {
-                if forward && inputs[j] & seen != 0 {
+            for (j, from) in inputs.iter().enumerate() {
+                if forward && from & seen != 0 {
                     seen |= 1 << j;
                 } else if !forward && seen >> j & 1 == 1 {
-                    seen |= inputs[j];
+                    seen |= from;
                 }
             }
         }

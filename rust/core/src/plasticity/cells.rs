@@ -231,7 +231,8 @@ impl BtspMemory {
             Err(e) => return wrong(e.to_string()),
         };
         let spare = !0u64 << (s.n_cells % 64);
-        let clean = s.n_cells % 64 == 0 || s.synapses.chunks_exact(words).all(|r| r[words - 1] & spare == 0);
+        let clean =
+            s.n_cells.is_multiple_of(64) || s.synapses.chunks_exact(words).all(|r| r[words - 1] & spare == 0);
         let fine = |c: &Vec<u32>| {
             !c.is_empty() && c.windows(2).all(|w| w[0] < w[1]) && c.iter().all(|x| (*x as usize) < s.n_cells)
         };
