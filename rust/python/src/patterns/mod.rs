@@ -3,6 +3,7 @@
 mod bank;
 mod cases;
 mod index;
+mod index_arrays;
 mod kmeans;
 mod qlearning;
 

@@ -5,6 +5,8 @@ mod beam;
 mod cost;
 mod flat;
 mod graph;
+#[cfg(test)]
+mod graph_tests;
 mod hnsw;
 mod params;
 mod rows;

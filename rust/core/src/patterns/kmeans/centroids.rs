@@ -7,6 +7,9 @@ use crate::kernels::squared_l2;
 /// Label of a point that belongs to no cluster yet.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// Values to add below which starting a thread costs more than it brings.
+const ALONE: usize = 1 << 19;
+
 /// Sums of the columns `first ..` of all clusters. Each thread owns its columns, so the order of additions does not depend
 /// on the number of threads.
 struct Columns {
@@ -83,7 +86,7 @@ impl Centroids {
             return;
         }
         let counted = &self.counted;
-        parallel(self.columns.iter_mut().collect(), |part: &mut Columns| {
+        let add_up = |part: &mut Columns| {
             for &i in changed {
                 let x = &points.row(i)[part.first..part.first + part.width];
                 let w = f64::from(points.weight(i));
@@ -96,7 +99,12 @@ impl Centroids {
                 }
                 add(labels[i], w);
             }
-        });
+        };
+        if changed.len() * self.d < ALONE {
+            self.columns.iter_mut().for_each(add_up);
+        } else {
+            parallel(self.columns.iter_mut().collect(), add_up);
+        }
         for &i in changed {
             let (old, new, w) = (self.counted[i], labels[i] as usize, points.weight(i));
             let one = u32::from(w > 0.0);

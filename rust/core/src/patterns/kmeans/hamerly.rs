@@ -14,12 +14,14 @@ const DOWN: f32 = 1.0 - 4.0 * f32::EPSILON;
 
 /// A tile with at least this many open points is scanned whole: gathering a point costs about as much as scanning it.
 const DENSE: usize = TILE / 2;
-/// One tile in so many tells whether the bounds settle enough points to be worth testing.
+/// One tile in so many tells whether the bounds settle enough points to be worth testing; without hope only these keep any.
 const PROBE: usize = 16;
 
 pub(super) struct Bounds {
     upper: Vec<f32>,
     lower: Vec<f32>,
+    /// Of each thread: the bounds settled too little last time.
+    hopeless: Vec<bool>,
 }
 
 /// The points of one thread.
@@ -28,30 +30,39 @@ struct Part<'p> {
     labels: &'p mut [u32],
     upper: &'p mut [f32],
     lower: &'p mut [f32],
+    hopeless: &'p mut bool,
 }
 
 impl Bounds {
-    pub(super) fn new(n: usize) -> Self {
+    pub(super) fn new(n: usize, n_threads: usize) -> Self {
         Self {
             upper: vec![f32::INFINITY; n],
             lower: vec![0.0; n],
+            hopeless: vec![false; n_threads],
         }
     }
 
     /// Labels every point with its nearest centroid.
     pub(super) fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
-        let reach = half_distances(centroids);
+        // Without hope, distances between centroids are not worth their time; zero is a bound too.
+        let reach = if self.hopeless.iter().all(|h| *h) {
+            vec![0.0; centroids.k]
+        } else {
+            half_distances(centroids)
+        };
         let part = points.part();
         let parts = labels
             .chunks_mut(part)
             .zip(self.upper.chunks_mut(part))
             .zip(self.lower.chunks_mut(part))
+            .zip(&mut self.hopeless)
             .enumerate()
-            .map(|(p, ((labels, upper), lower))| Part {
+            .map(|(p, (((labels, upper), lower), hopeless))| Part {
                 first: p * part,
                 labels,
                 upper,
                 lower,
+                hopeless,
             })
             .collect();
         parallel(parts, |part: Part<'_>| part.assign(points, centroids, &reach));
@@ -105,32 +116,53 @@ impl Part<'_> {
                 .filter(|&p| !self.settled(p, points, centroids, reach, max_norm))
                 .count();
         }
-        let hopeless = 2 * open > probed;
+        // The first time nothing is settled, and nothing is known.
+        *self.hopeless = 2 * open > probed && self.labels[0] != NONE;
         let mut out = Nearest::default();
         let mut waiting: Vec<usize> = Vec::with_capacity(2 * TILE);
         let mut gathered = Aligned::zeros(TILE * points.d);
         for start in (0..self.labels.len()).step_by(TILE) {
             let end = (start + TILE).min(self.labels.len());
             let before = waiting.len();
-            if !hopeless {
-                waiting
-                    .extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
+            if *self.hopeless && start % (TILE * PROBE) != 0 {
+                centroids
+                    .sites
+                    .nearest(points.tile((self.first + start) / TILE), &mut out);
+                self.labels[start..end].copy_from_slice(&out.indices()[..end - start]);
+                self.upper[start..end].fill(f32::INFINITY);
+                continue;
             }
-            if hopeless || waiting.len() - before >= DENSE {
+            waiting.extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
+            if waiting.len() - before >= DENSE {
                 waiting.truncate(before);
                 centroids
                     .sites
                     .nearest(points.tile((self.first + start) / TILE), &mut out);
                 self.store(start..end, &out, points, max_norm);
             }
-            while waiting.len() >= TILE || (end == self.labels.len() && !waiting.is_empty()) {
-                let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
-                let rows = batch.iter().map(|p| points.row(self.first + p));
-                pack_tile(rows, points.d, &mut gathered);
-                centroids.sites.nearest(&gathered, &mut out);
-                self.store(batch.into_iter(), &out, points, max_norm);
+            while waiting.len() >= TILE {
+                self.gather(&mut waiting, &mut gathered, points, centroids, &mut out);
             }
         }
+        if !waiting.is_empty() {
+            self.gather(&mut waiting, &mut gathered, points, centroids, &mut out);
+        }
+    }
+
+    /// Scans the first points of those `waiting`, as many as a tile holds.
+    fn gather(
+        &mut self,
+        waiting: &mut Vec<usize>,
+        tile: &mut [f32],
+        points: &Points<'_>,
+        centroids: &Centroids,
+        out: &mut Nearest,
+    ) {
+        let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
+        let rows = batch.iter().map(|p| points.row(self.first + p));
+        pack_tile(rows, points.d, tile);
+        centroids.sites.nearest(tile, out);
+        self.store(batch.into_iter(), out, points, centroids.sites.max_norm());
     }
 
     /// True if no scan could change the label of point `p` of this part.

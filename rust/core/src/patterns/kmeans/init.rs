@@ -14,7 +14,7 @@ use crate::rng::{ChaCha8Rng, RngExt, stream};
 /// Stream of the seed that draws centroids.
 const STREAM: u64 = 0x6b6d;
 /// Centroids per refresh at most.
-const BATCH: usize = 12;
+const BATCH: usize = 24;
 /// Refusals in a row before the bound is refreshed, or found to be rounding alone.
 const PATIENCE: usize = 64;
 /// Points that judge greedy draws: at least this many, and this many per centroid.
@@ -38,7 +38,7 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
         refresh(points, &chosen[refreshed..], &mut bound);
         refreshed = chosen.len();
         let wheel = Wheel::weighted(points, &bound);
-        // The first centroids change the law most: refresh after 1, 2, 4, 8, then every BATCH.
+        // The first centroids change the law most: refresh after 1, 2, 4, 8, 16, then every BATCH.
         let target = k.min(refreshed + refreshed.min(BATCH));
         let mut pool: Vec<Draw> = Vec::new();
         while chosen.len() < target {

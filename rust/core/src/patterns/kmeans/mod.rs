@@ -198,9 +198,10 @@ pub fn kmeans(x: &[f32], d: usize, params: &Params<'_>) -> Result<Clustering> {
     };
     let ended = match params.algorithm {
         Algorithm::Lloyd => run(&mut centroids, Assignment::Full),
-        Algorithm::Auto | Algorithm::Hamerly => {
-            run(&mut centroids, Assignment::Bounded(Bounds::new(points.n)))
-        }
+        Algorithm::Auto | Algorithm::Hamerly => run(
+            &mut centroids,
+            Assignment::Bounded(Bounds::new(points.n, points.n_threads)),
+        ),
         Algorithm::Minibatch => minibatch::iterate(
             &points,
             &mut centroids,

@@ -1,6 +1,7 @@
 //! The points as the algorithms read them: row-major for updates, packed in tiles for scans.
 
-use crate::kernels::nearest::{TILE, pack_tile};
+use crate::kernels::nearest::TILE;
+use crate::kernels::real::{Mat, transpose};
 use crate::kernels::{Aligned, dot, normalize};
 use std::borrow::Cow;
 
@@ -46,17 +47,26 @@ impl<'a> Points<'a> {
             }
             shift = Some(mean);
         }
-        let norms2: Vec<f32> = rows.chunks_exact(d).map(|r| dot(r, r)).collect();
+        let mut norms2 = vec![0.0f32; n];
         let mut tiles = Aligned::zeros(n.div_ceil(TILE) * TILE * d);
+        let part = tiles_per_part(n, n_threads) * TILE;
         let parts = tiles
-            .chunks_mut(tiles_per_part(n, n_threads) * TILE * d)
-            .zip(rows.chunks(tiles_per_part(n, n_threads) * TILE * d))
+            .chunks_mut(part * d)
+            .zip(rows.chunks(part * d))
+            .zip(norms2.chunks_mut(part))
             .collect();
-        parallel(parts, |(tiles, rows): (&mut [f32], &[f32])| {
-            for (tile, rows) in tiles.chunks_exact_mut(TILE * d).zip(rows.chunks(TILE * d)) {
-                pack_tile(rows.chunks_exact(d), d, tile);
-            }
-        });
+        parallel(
+            parts,
+            |((tiles, rows), norms2): ((&mut [f32], &[f32]), &mut [f32])| {
+                let blocks = rows.chunks(TILE * d).zip(norms2.chunks_mut(TILE));
+                for (tile, (rows, norms2)) in tiles.chunks_exact_mut(TILE * d).zip(blocks) {
+                    transpose(rows.len() / d, d, Mat::new(rows, d), tile, TILE);
+                    for (norm2, row) in norms2.iter_mut().zip(rows.chunks_exact(d)) {
+                        *norm2 = dot(row, row);
+                    }
+                }
+            },
+        );
         Self {
             rows,
             n,
