@@ -1,6 +1,6 @@
 //! The graph's recall and structure through changes, and when it is used at all.
 
-use super::tests::{check_graph, clustered, index, params};
+use super::tests::{all_graphs, check_graph, clustered, index, params};
 use super::*;
 use crate::rng;
 
@@ -25,14 +25,6 @@ fn recall(p: Params, n: usize, change: impl FnOnce(&VectorIndex, &[f32])) -> f64
     let reached = check_graph(&index);
     assert!(reached > 0.99, "only {reached} of the nodes can be reached");
     graph_recall(&index, clustered(100, p.dim, 2), 10, 48)
-}
-
-fn all_graphs() -> impl Iterator<Item = Params> {
-    let metrics = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
-    let both = [Precision::Float32, Precision::Int8];
-    metrics
-        .into_iter()
-        .flat_map(move |m| both.map(|p| params(24, Kind::Hnsw, m, p)))
 }
 
 #[test]

@@ -49,6 +49,14 @@ fn true_score(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     }
 }
 
+pub(super) fn all_graphs() -> impl Iterator<Item = Params> {
+    let metrics = [Metric::Cosine, Metric::Dot, Metric::Euclidean];
+    let both = [Precision::Float32, Precision::Int8];
+    metrics
+        .into_iter()
+        .flat_map(move |m| both.map(|p| params(24, Kind::Hnsw, m, p)))
+}
+
 /// Every structural promise of the graph, checked the slow way. Returns the share of nodes reached from the entry.
 pub(super) fn check_graph(index: &VectorIndex) -> f64 {
     let state = index.state.read();
