@@ -330,36 +330,60 @@ impl<T: Real> Right<T> {
     }
 }
 
-/// Rows, and columns of the left operand, that [`rows_by_rows`] splits at a time: they stay in the nearest caches.
+/// Rows, and columns of the left operand, that [`Projection::multiply`] splits at a time: they stay in the nearest caches.
 const ROWS: usize = 2 * SIDE;
 const PART: usize = 8 * DEPTH;
 
-/// out (n, m) ← x (n, depth) · w (m, depth)ᵀ in split numbers. False, and `out` not specified, where that cannot be.
-#[must_use]
-pub fn rows_by_rows<T: Real>(x: &[T], w: &[T], depth: usize, out: &mut [T]) -> bool {
-    let (Some(engine), Some(right)) = (Engine::start::<T>(), Right::turned(w, depth)) else {
-        return false;
-    };
-    let (n, m) = (x.len() / depth, w.len() / depth);
-    assert!(
-        x.len() == n * depth && w.len() == m * depth && out.len() == n * m,
-        "rows_by_rows: expected x (n, depth), w (m, depth), out (n, m)"
-    );
-    let wide = m.next_multiple_of(SIDE);
-    let mut sums = vec![T::ZERO; ROWS * wide];
-    let mut left = Left::default();
-    for (rows, out) in x.chunks(ROWS * depth).zip(out.chunks_mut(ROWS * m)) {
-        for at in (0..depth).step_by(PART) {
-            let end = (at + PART).min(depth);
-            if !left.fill_columns(rows, depth, at..end) {
-                return false;
-            }
-            let groups = at / DEPTH..end.div_ceil(DEPTH);
-            right.product(&engine, &left, 0..wide / SIDE, groups, &mut sums, wide, at > 0);
-        }
-        for (out, sums) in out.chunks_exact_mut(m).zip(sums.chunks_exact(wide)) {
-            out.copy_from_slice(&sums[..m]);
-        }
+/// Products of rows with the rows of one matrix w (m, depth), which is cut into parts once.
+#[derive(Clone, Debug)]
+pub struct Projection<T> {
+    right: Right<T>,
+    rows: usize,
+    depth: usize,
+}
+
+impl<T: Real> Projection<T> {
+    /// None where `w` or the processor does not allow it.
+    #[must_use]
+    pub fn new(w: &[T], depth: usize) -> Option<Self> {
+        let rows = w.len() / depth;
+        assert!(w.len() == rows * depth, "Projection: expected w (m, depth)");
+        Some(Self {
+            right: Right::turned(w, depth)?,
+            rows,
+            depth,
+        })
     }
-    true
+
+    /// out (n, m) ← x (n, depth) · wᵀ. False, and `out` not specified, where that cannot be.
+    #[must_use]
+    pub fn multiply(&self, x: &[T], out: &mut [T]) -> bool {
+        let Some(engine) = Engine::start::<T>() else {
+            return false;
+        };
+        let (m, depth) = (self.rows, self.depth);
+        let n = x.len() / depth;
+        assert!(
+            x.len() == n * depth && out.len() == n * m,
+            "multiply: expected x (n, depth) and out (n, m)"
+        );
+        let wide = m.next_multiple_of(SIDE);
+        let mut sums = vec![T::ZERO; ROWS * wide];
+        let mut left = Left::default();
+        for (rows, out) in x.chunks(ROWS * depth).zip(out.chunks_mut(ROWS * m)) {
+            for at in (0..depth).step_by(PART) {
+                let end = (at + PART).min(depth);
+                if !left.fill_columns(rows, depth, at..end) {
+                    return false;
+                }
+                let groups = at / DEPTH..end.div_ceil(DEPTH);
+                self.right
+                    .product(&engine, &left, 0..wide / SIDE, groups, &mut sums, wide, at > 0);
+            }
+            for (out, sums) in out.chunks_exact_mut(m).zip(sums.chunks_exact(wide)) {
+                out.copy_from_slice(&sums[..m]);
+            }
+        }
+        true
+    }
 }

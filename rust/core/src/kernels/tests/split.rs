@@ -1,6 +1,6 @@
 //! Products of split numbers against float64, where the processor has them.
 
-use super::super::split::{Engine, Left, Right, rows_by_rows};
+use super::super::split::{Engine, Left, Projection, Right};
 use super::*;
 
 /// What runs the products here; a gap is visible.
@@ -168,19 +168,15 @@ fn rows_meet_rows() {
     for (n, m, depth) in [(1, 1, 1), (33, 7, 300), (70, 40, 256), (32, 16, 1433)] {
         let (x, w) = (normal(n * depth, 6), normal(m * depth, 7));
         let mut out = vec![0.0; n * m];
-        assert!(rows_by_rows(&x, &w, depth, &mut out));
+        let projection = Projection::new(&w, depth).unwrap();
+        assert!(projection.multiply(&x, &mut out));
         for (i, got) in out.iter().enumerate() {
             let (a, b) = (&x[i / m * depth..][..depth], &w[i % m * depth..][..depth]);
             close(*got, dot64(a, b), mass(a, b));
         }
         let mut bad = x.clone();
         bad[n * depth - 1] = f32::INFINITY;
-        assert!(!rows_by_rows(&bad, &w, depth, &mut out));
-        assert!(!rows_by_rows(
-            &x,
-            &bad[(n - 1) * depth..],
-            depth,
-            &mut vec![0.0; n]
-        ));
+        assert!(!projection.multiply(&bad, &mut out));
+        assert!(Projection::new(&bad[(n - 1) * depth..], depth).is_none());
     }
 }
