@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sona.exceptions import ConfigError, CorruptStateError, DimensionMismatch
-from sona.loops import BackgroundLoop, BackgroundLoopConfig, InstantLoop, InstantLoopConfig, LoopCoordinator
+from sona.loops import BackgroundLoop, BackgroundLoopConfig, DeepLoop, InstantLoop, InstantLoopConfig, LoopCoordinator
 from sona.patterns import Verdict
 from sona.trajectory import QueryTrajectory, TrajectoryStep
 
@@ -227,6 +227,13 @@ def test_ticks_run_what_is_due():
     assert loops.tick(now=7 * 86_400.0) == ["background", "deep"]
     assert loops.deep.runs == 1
     assert loops.metrics()["background"] == 3
+
+
+def test_the_deep_loop_runs_weekly():
+    loops = LoopCoordinator(None, None, DeepLoop())
+    assert loops.tick(now=0.0) == loops.tick(now=6 * 86_400.0) == []
+    assert loops.tick(now=7 * 86_400.0) == ["deep"]
+    assert loops.metrics()["failures"] == 0
 
 
 def test_an_unfinished_cycle_is_due_at_once():

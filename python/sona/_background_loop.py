@@ -26,7 +26,7 @@ REPLAY = 10_000
 BATCH = 64
 TEMPERATURE = 0.05
 #: Times that each new pair is drawn on average.
-PASSES = 4
+PASSES = 2
 #: Rewards above this are worth moving towards.
 NEUTRAL = 0.5
 #: Trajectories taken in between two looks at the clock.
@@ -209,7 +209,7 @@ class BackgroundLoop:
     ) -> BackgroundResult:
         """Learn from these trajectories and from those that were kept.
 
-        Cost: clustering of O(n · k · d) per pass, and about n / 16 training steps of O(64² · d).
+        Cost: clustering of O(n · k · d) per pass, and about n / 32 training steps of O(64² · d).
 
         Parameters
         ----------

@@ -60,9 +60,7 @@ class QueryDag:
     def __init__(self) -> None:
         self._plan = _core.PlanGraph()
 
-    def add_node(
-        self, op: OperatorType, *, cost: float = 0.0, rows: float = 0.0, features: npt.ArrayLike | None = None
-    ) -> int:
+    def add_node(self, op: OperatorType, *, cost: float = 0.0, rows: float = 0.0, features: npt.ArrayLike | None = None) -> int:
         """Add an operator.
 
         Parameters
