@@ -1,7 +1,6 @@
 //! When did the task change? Page–Hinkley over the direction of the gradients.
 
 use super::check_gradient;
-use super::ewc::norm;
 use crate::codec::{self, Kind};
 use crate::control::detect::{Detector, Direction, PageHinkley};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
@@ -111,8 +110,8 @@ impl BoundaryDetector {
     pub fn update(&mut self, gradient: &[f32]) -> Result<bool> {
         check_dim("gradient", self.config.dim, gradient.len())?;
         check_gradient("gradient", gradient)?;
-        let cosine =
-            f64::from(kernels::dot(gradient, &self.mean)) / (norm(gradient) * norm(&self.mean) + 1e-12);
+        let cosine = f64::from(kernels::dot(gradient, &self.mean))
+            / (f64::from(kernels::norm(gradient)) * f64::from(kernels::norm(&self.mean)) + 1e-12);
         self.distance = 1.0 - cosine;
         kernels::scale(self.config.ema as f32, &mut self.mean);
         kernels::axpy((1.0 - self.config.ema) as f32, gradient, &mut self.mean);

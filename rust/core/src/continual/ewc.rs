@@ -6,10 +6,11 @@
 use super::boundary::{BoundaryConfig, BoundaryDetector};
 use super::check_gradient;
 use super::config::EwcConfig;
+use super::constraint::Constraint;
 use super::task::Task;
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
-use crate::kernels::{self, elastic};
+use crate::kernels::elastic;
 use crate::metrics::Metrics;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -20,33 +21,6 @@ const KIND: Kind = Kind {
 };
 /// Loss increases on old tasks above which λ doubles, and below which it halves.
 const ACCEPTED_LOSS: (f64, f64) = (0.005, 0.02);
-
-/// What [`Ewc::apply_constraints`] does to a gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Constraint {
-    /// Adds the gradient of the penalty.
-    Penalty,
-    /// Takes out the component along which a descent step would raise the penalty.
-    Project,
-    /// Divides by 1 + λΣF.
-    Precondition,
-}
-
-impl Constraint {
-    /// From its public name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "penalty" => Ok(Self::Penalty),
-            "project" => Ok(Self::Project),
-            "precondition" => Ok(Self::Precondition),
-            _ => Err(Error::value(
-                "mode",
-                "\"penalty\", \"project\" or \"precondition\"",
-                format!("{name:?}"),
-            )),
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Counters {
@@ -423,26 +397,6 @@ impl Ewc {
             None => Ok(()),
         }
     }
-}
-
-/// Diagonal of the empirical Fisher information: the mean of the squares of per-sample gradients `(n, p)`; zeros for n = 0.
-pub fn estimate_fisher(gradients: &[f32], p: usize) -> Result<Vec<f64>> {
-    check_finite("per_sample_gradients", gradients)?;
-    let mut sums = vec![0.0f64; p];
-    let rows = gradients.chunks_exact(p.max(1));
-    let n = rows.len();
-    for row in rows {
-        for (s, g) in sums.iter_mut().zip(row) {
-            *s += f64::from(*g) * f64::from(*g);
-        }
-    }
-    sums.iter_mut().for_each(|s| *s /= n.max(1) as f64);
-    Ok(sums)
-}
-
-/// ‖·‖ that neither overflows nor vanishes.
-pub(super) fn norm(x: &[f32]) -> f64 {
-    f64::from(kernels::norm(x))
 }
 
 #[cfg(test)]

@@ -2,15 +2,21 @@
 
 mod boundary;
 mod config;
+mod constraint;
 mod ewc;
+mod fisher;
 mod replay;
+mod replay_config;
 mod sum_tree;
 mod task;
 
 pub use boundary::{BoundaryConfig, BoundaryDetector};
 pub use config::EwcConfig;
-pub use ewc::{Constraint, Ewc, estimate_fisher};
-pub use replay::{Added, KeepPolicy, PriorityReplay, ReplayConfig, SavedItem};
+pub use constraint::Constraint;
+pub use ewc::Ewc;
+pub use fisher::estimate_fisher;
+pub use replay::{Added, PriorityReplay, SavedItem};
+pub use replay_config::{KeepPolicy, ReplayConfig};
 
 use crate::error::{Error, Result, check_finite};
 use crate::kernels;

@@ -2,6 +2,7 @@
 //!
 //! The items themselves are the caller's, by slot.
 
+use super::replay_config::{KeepPolicy, ReplayConfig};
 use super::sum_tree::SumTree;
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_number};
@@ -14,99 +15,10 @@ const KIND: Kind = Kind {
     tag: *b"PRPL",
     version: 1,
 };
-/// Most slots.
-const MAX_SLOTS: usize = 1 << 28;
 /// Largest p, so that the sum over all slots stays finite.
 const MAX_MASS: f64 = 1e280;
 /// Streams of the reservoir; those below are for batches.
 const RESERVOIR: u64 = 1 << 63;
-
-/// Which item gives way in a full buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeepPolicy {
-    /// The oldest.
-    Oldest,
-    /// A random one, or the new one: what is kept is a uniform sample of all that came (Vitter 1985, algorithm R).
-    Reservoir,
-}
-
-impl KeepPolicy {
-    /// From its public name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "oldest" => Ok(Self::Oldest),
-            "reservoir" => Ok(Self::Reservoir),
-            _ => Err(Error::config(
-                "policy",
-                "\"oldest\" or \"reservoir\"",
-                format!("{name:?}"),
-            )),
-        }
-    }
-
-    /// The public name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Oldest => "oldest",
-            Self::Reservoir => "reservoir",
-        }
-    }
-}
-
-/// Settings of a [`PriorityReplay`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReplayConfig {
-    /// Slots.
-    pub capacity: usize,
-    /// How much priorities matter; 0: uniform.
-    pub alpha: f64,
-    /// How much importance weights correct; 1: fully.
-    pub beta: f64,
-    /// Added to each priority.
-    pub eps: f64,
-    /// Bytes of all items together.
-    pub max_bytes: Option<usize>,
-    /// Which item gives way.
-    pub policy: KeepPolicy,
-    /// Seed of draws and of the reservoir.
-    pub seed: u64,
-}
-
-impl ReplayConfig {
-    /// The public defaults.
-    #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            alpha: 0.6,
-            beta: 0.4,
-            eps: 1e-6,
-            max_bytes: None,
-            policy: KeepPolicy::Oldest,
-            seed: 0,
-        }
-    }
-
-    fn validate(&self) -> Result<()> {
-        if !(1..=MAX_SLOTS).contains(&self.capacity) {
-            return Err(Error::config(
-                "capacity",
-                format!("1 to {MAX_SLOTS}"),
-                self.capacity,
-            ));
-        }
-        for (name, v) in [("alpha", self.alpha), ("beta", self.beta)] {
-            if !(v.is_finite() && v >= 0.0) {
-                return Err(Error::config(name, "a finite number, 0 or above", v));
-            }
-        }
-        if !(self.eps.is_finite() && self.eps > 0.0) {
-            return Err(Error::config("eps", "a finite number above 0", self.eps));
-        }
-        Ok(())
-    }
-}
 
 /// An item in saved state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -461,60 +373,5 @@ impl Image {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_ring_overwrites_the_oldest() {
-        let mut r = PriorityReplay::new(ReplayConfig::new(3)).unwrap();
-        let slots: Vec<_> = (0..7).map(|_| r.add(None, 1).unwrap().slot.unwrap()).collect();
-        assert_eq!(slots, [0, 1, 2, 0, 1, 2, 0]);
-        assert_eq!(r.add(Some(3.0), 1).unwrap().evicted, [1]);
-        assert_eq!(r.len(), 3);
-        assert!((r.probabilities().iter().sum::<f64>() - 1.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn a_byte_budget_evicts_until_the_item_fits() {
-        let config = ReplayConfig {
-            max_bytes: Some(10),
-            ..ReplayConfig::new(100)
-        };
-        let mut r = PriorityReplay::new(config).unwrap();
-        (0..5).for_each(|_| drop(r.add(None, 2).unwrap()));
-        assert_eq!(r.add(None, 5).unwrap().evicted, [0, 1, 2]);
-        assert_eq!(r.len(), 3);
-        assert!(matches!(r.add(None, 11), Err(Error::Capacity { .. })));
-        assert_eq!(r.len(), 3);
-        let items: Vec<_> = (0..r.slots())
-            .map(|s| r.sizes[s].map(|_| SavedItem::Int(s as i64)))
-            .collect();
-        let (again, back) = PriorityReplay::from_bytes(&r.to_bytes(items.clone()).unwrap()).unwrap();
-        assert_eq!(back, items);
-        assert!(PriorityReplay::from_bytes(&r.to_bytes(Vec::new()).unwrap()).is_err());
-        assert_eq!(again.probabilities(), r.probabilities());
-        assert_eq!(again.metrics(), r.metrics());
-    }
-
-    #[test]
-    fn a_reservoir_keeps_a_uniform_sample() {
-        let mut kept = vec![0u32; 40];
-        for seed in 0..2000 {
-            let config = ReplayConfig {
-                policy: KeepPolicy::Reservoir,
-                seed,
-                ..ReplayConfig::new(8)
-            };
-            let mut r = PriorityReplay::new(config).unwrap();
-            let mut at = [0usize; 8];
-            for i in 0..40 {
-                if let Some(slot) = r.add(None, 1).unwrap().slot {
-                    at[slot] = i;
-                }
-            }
-            at.iter().for_each(|i| kept[*i] += 1);
-        }
-        // Expected 400 each, binomial: five standard deviations.
-        assert!(kept.iter().all(|k| (310..490).contains(k)), "{kept:?}");
-    }
-}
+#[path = "replay_tests.rs"]
+mod tests;
