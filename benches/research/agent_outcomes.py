@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
-from sona.patterns import PatternConfig, ReasoningBank
+from sona.patterns import PatternConfig, ReasoningBank, kmeans
 
 SHARE = 20
 
@@ -100,6 +100,19 @@ class Split:
             )
             for m, ps in held.items()
         }
+
+
+def equal_weights(split, bank, seed):
+    """As many patterns as the bank has, clustered without its weights (quality + 0.05), which look away from failures."""
+    out = {}
+    for model, cases in split.cases.items():
+        x, y = split.x[[t for t, _ in cases]], np.array([y for _, y in cases])
+        r = kmeans(x, len(bank[model][1]), metric="cosine", seed=seed)
+        n = np.bincount(r.labels, minlength=len(r.centroids)).astype(float)
+        q = np.bincount(r.labels, weights=y, minlength=len(n)) / np.maximum(n, 1)
+        c = r.centroids / np.maximum(np.linalg.norm(r.centroids, axis=1, keepdims=True), 1e-12)
+        out[model] = (c[n > 0], q[n > 0], n[n > 0])
+    return out
 
 
 def knn(split, k, temperature):
@@ -189,6 +202,7 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.4)
 def families(split, seed):
     """Name -> list of (parameters, predictor); parameters are chosen on the development tasks."""
     bank = split.bank(seed)
+    equal = equal_weights(split, bank, seed)
     return {
         "global mean": [((), lambda m, t: split.all)],
         "mean of the model": [((), lambda m, t: split.mean[m])],
@@ -196,6 +210,9 @@ def families(split, seed):
         "bank, nearest pattern": [((), nearest_pattern(split, bank))],
         "bank, blended patterns": [
             ((t, a), blended(split, bank, t, a)) for t in TEMPERATURES for a in (0.0, 5.0, 20.0)
+        ],
+        "bank clustered with equal weights, blended": [
+            ((t, a), blended(split, equal, t, a)) for t in TEMPERATURES for a in (0.0, 5.0, 20.0)
         ],
         "bank, two levels": [
             ((t, a, s), two_level(split, bank, t, a, s))
@@ -249,6 +266,7 @@ def main():
     for better, worse in (
         ("bank, nearest pattern", "kNN over raw cases"),
         ("bank, blended patterns", "kNN over raw cases"),
+        ("bank clustered with equal weights, blended", "kNN over raw cases"),
         ("bank, two levels", "kNN over raw cases"),
         ("bank, two levels", "kNN over raw cases, two levels"),
     ):

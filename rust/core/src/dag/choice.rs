@@ -5,7 +5,8 @@
 //!
 //! A try is worth it if what it is expected to lose is below what it is expected to win in this run and in as many more as
 //! the plan has already had (a plan that came n times comes about n times more). Without that, sampling would try a setting
-//! that is a disaster for some plans on every new plan, because it might be a gain there.
+//! that is a disaster for some plans on every new plan, because it might be a gain there. A plan of which the default's time
+//! is not known yet runs with the default.
 
 use super::ledger::Ledger;
 use super::posterior::Belief;
@@ -18,6 +19,8 @@ const DRAWS: usize = 64;
 pub(super) const CAUTION: f64 = 2.0;
 /// A run is stopped at twice the default's time at the latest: one disaster must not eat what was saved up for many tries.
 const PATIENCE: f64 = 2.0;
+/// Only where the default's time is known this well, in ln(time), can anything be stopped or called a loss.
+const FAMILIAR: f64 = 0.4;
 /// ln(time) is capped here, so that a time is always finite.
 const LONGEST: f64 = 60.0;
 
@@ -113,6 +116,21 @@ fn square_root(belief: &Belief) -> Triangle {
     factor
 }
 
+/// The default, because nothing else can be judged.
+fn certain(belief: &Belief, default: usize) -> Choice {
+    let sd = (belief.variance(default) + belief.noise).sqrt();
+    let ends = [-1.96, 1.96].map(|z| time(belief.mean[default] + z * sd));
+    Choice {
+        index: default,
+        propensity: 1.0,
+        predicted_ms: time(belief.mean[default]),
+        default_ms: time(belief.mean[default]),
+        interval_ms: (ends[0], ends[1]),
+        timeout_ms: None,
+        admitted: vec![default],
+    }
+}
+
 /// One choice; `share` is the budget, `None`: every setting may run. `runs`: how often this plan was run.
 pub(super) fn choose(
     belief: &Belief,
@@ -133,6 +151,9 @@ pub(super) fn choose(
                 let (loss, gain) = stakes(slower, sd, cap);
                 *i == default || loss <= (1.0 + f64::from(runs)) * gain
             };
+            if belief.variance(default).sqrt() > FAMILIAR {
+                return certain(belief, default);
+            }
             let within = admitted(belief, default, |reference| ledger.left(share, reference));
             within.into_iter().filter(worth).collect()
         }

@@ -1,5 +1,6 @@
 //! Binding of `sona_core::lora`.
 
+mod aware;
 mod base;
 mod calls;
 mod layers;
@@ -34,6 +35,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     optim::register(m)?;
     pool::register(m)?;
     quantized::register(m)?;
+    aware::register(m)?;
     quant::register(m)?;
     peft::register(m)
 }

@@ -1,13 +1,18 @@
 //! `AdapterPool`.
 
 use super::{PyMicroLora, seed, size};
-use crate::arrays::{detached, metrics_dict, vector};
+use super::calls::DETACH_ABOVE;
+use crate::arrays::{Rows, detached, metrics_dict, vector};
+
 use crate::errors::IntoPy;
+use crate::view::{Slot, map_into, view};
+use numpy::PyReadonlyArray1;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::Result;
+use sona_core::error::{check_dim, check_finite};
 use sona_core::lora::{AdapterPool, PoolConfig};
 use std::path::PathBuf;
 
@@ -31,6 +36,8 @@ use std::path::PathBuf;
 ///     Cosine from which a task counts as known, in [-1, 1].
 /// spill_dir : path-like, optional
 ///     Directory for evicted adapters; created if missing. The pool removes its files when it goes.
+/// merge_similarity : float, optional
+///     Merge adapters that fire together by themselves, every 64 selections: ``merge(similarity=…)``. None: only when asked.
 /// seed : int, default 0
 ///     Seed of the adapters.
 ///
@@ -65,6 +72,9 @@ impl PyAdapterPool {
     }
 }
 
+/// kept, gone, similarity, together, relative error.
+type Merged = (u64, u64, f64, f64, f64);
+
 fn unknown(id: i64) -> PyErr {
     PyKeyError::new_err(format!("no adapter {id} in this pool"))
 }
@@ -77,13 +87,14 @@ fn known(id: i64) -> PyResult<u64> {
 #[pymethods]
 impl PyAdapterPool {
     #[new]
-    #[pyo3(signature = (dim, *, rank=2, memory_budget=None, similarity=0.6, spill_dir=None, seed=0))]
+    #[pyo3(signature = (dim, *, rank=2, memory_budget=None, similarity=0.6, spill_dir=None, merge_similarity=None, seed=0))]
     fn new(
         dim: i64,
         rank: i64,
         memory_budget: Option<i64>,
         similarity: f64,
         spill_dir: Option<PathBuf>,
+        merge_similarity: Option<f64>,
         seed: i128,
     ) -> PyResult<Self> {
         let memory_budget = memory_budget.map(|b| size("memory_budget", b)).transpose()?;
@@ -92,6 +103,7 @@ impl PyAdapterPool {
             rank: size("rank", rank)?,
             memory_budget,
             similarity,
+            merge_similarity,
             seed: self::seed(seed)?,
         };
         Ok(Self {
@@ -143,6 +155,90 @@ impl PyAdapterPool {
             Some(shared) => Ok(PyMicroLora { shared }),
             None => Err(unknown(id)),
         }
+    }
+
+    /// Many adapters at once: row i of ``x`` through adapter ``ids[i]``. Rows are grouped by adapter; O(rows · rank · d).
+    ///
+    /// Parameters
+    /// ----------
+    /// ids : (n,) int64
+    /// x : (n, d) float32
+    ///
+    /// Returns
+    /// -------
+    /// (n, d) float32
+    ///
+    /// Raises
+    /// ------
+    /// KeyError
+    ///     The pool does not have one of them (any more).
+    /// DimensionMismatch, NotFiniteError
+    fn forward_many<'py>(
+        &self,
+        py: Python<'py>,
+        ids: PyReadonlyArray1<'_, i64>,
+        x: &Bound<'_, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut slot = Slot::None;
+        let x = view("x", x, &mut slot)?;
+        check_finite("x", x.as_slice()).py()?;
+        let ids: Vec<u64> = ids
+            .as_array()
+            .iter()
+            .map(|id| known(*id))
+            .collect::<PyResult<_>>()?;
+        check_dim("ids", x.n, ids.len()).py()?;
+        let (dim, lost) = self.with(py, |p| {
+            let lost = ids.iter().find(|id| !p.contains(**id)).copied();
+            Ok((p.config().dim, lost))
+        })?;
+        check_dim("x", dim, x.d).py()?;
+        if let Some(id) = lost {
+            return Err(PyKeyError::new_err(format!("no adapter {id} in this pool")));
+        }
+        // The pool is free again before the rows are computed.
+        let groups = self.with(py, |p| p.group(&ids))?;
+        if x.len() <= DETACH_ABOVE {
+            return map_into(py, x, None, |x, y| groups.forward(x, y));
+        }
+        let input = x.as_slice().to_vec();
+        let y = detached(py, || {
+            let mut y = vec![0.0; input.len()];
+            groups.forward(&input, &mut y)?;
+            Ok(y)
+        })?;
+        Rows::emit(py, y, dim, true)
+    }
+
+    /// Merge adapters that fire together; O(pairs · rank² · d).
+    ///
+    /// Two adapters fire together when a task lies within ``similarity`` of the pool of both. The merged adapter is the mean
+    /// of both weight changes by use, in the pool's rank; the older id stays, the other one leads to it from now on. An
+    /// object of the other one that is still held goes on by itself.
+    ///
+    /// Parameters
+    /// ----------
+    /// similarity : float, default 0.9
+    ///     Least cosine of the centroids, and of the weight changes.
+    /// together : float, default 0.1
+    ///     Least share of the rarer one's selections at which both fired.
+    ///
+    /// Returns
+    /// -------
+    /// list of (kept, gone, similarity, together, relative_error)
+    ///     The last is the part of the mean that the rank could not hold.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     A threshold outside [0, 1].
+    #[pyo3(signature = (*, similarity=0.9, together=0.1))]
+    fn merge(&self, py: Python<'_>, similarity: f64, together: f64) -> PyResult<Vec<Merged>> {
+        let done = self.with(py, |p| p.merge(similarity, together))?;
+        Ok(done
+            .into_iter()
+            .map(|m| (m.kept, m.gone, m.similarity, m.together, m.relative_error))
+            .collect())
     }
 
     /// Keep an adapter in memory.
@@ -207,7 +303,7 @@ impl PyAdapterPool {
         self.with(py, |p| Ok(p.len()))
     }
 
-    /// Counters: adapters, how many are in memory, created, reused, evicted, spilled, reloaded.
+    /// Counters: adapters, how many are in memory, created, reused, evicted, spilled, reloaded, merged.
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         metrics_dict(py, &self.with(py, |p| Ok(p.metrics()))?)
     }

@@ -15,8 +15,7 @@ use sona_core::lora::QuantizedMicroLora;
 /// A fast adapter in four or eight bits, read-only; also known as ``QAMicroLoRA``.
 ///
 /// ``forward`` decodes the weights as it goes, so the memory is what ``nbytes`` says. Train in full precision and
-/// quantise afterwards, or train *through* it (straight-through estimator): take the ``gradients`` here and apply them to
-/// the full-precision factors. Immutable, so safe to share between threads.
+/// quantise afterwards, or train *through* it with ``QuantAwareMicroLoRA``. Immutable, so safe to share between threads.
 ///
 /// Parameters
 /// ----------
@@ -51,7 +50,7 @@ use sona_core::lora::QuantizedMicroLora;
 /// (576, 4096)
 #[pyclass(name = "QuantizedMicroLoRA", module = "sona.lora", frozen)]
 pub(crate) struct PyQuantizedMicroLora {
-    inner: QuantizedMicroLora,
+    pub(super) inner: QuantizedMicroLora,
 }
 
 #[pymethods]

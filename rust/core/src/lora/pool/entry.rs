@@ -20,6 +20,8 @@ pub struct PoolConfig {
     pub memory_budget: Option<usize>,
     /// Cosine from which a task counts as known.
     pub similarity: f64,
+    /// Similarity from which adapters that fire together are merged by themselves; `None`: only when asked.
+    pub merge_similarity: Option<f64>,
     /// Seed of the adapters.
     pub seed: u64,
 }
@@ -40,6 +42,9 @@ impl PoolConfig {
                 "a cosine in [-1, 1]",
                 self.similarity,
             ));
+        }
+        if let Some(v) = self.merge_similarity.filter(|v| !(0.0..=1.0).contains(v)) {
+            return Err(Error::config("merge_similarity", "a cosine in [0, 1], or none", v));
         }
         if self.memory_budget == Some(0) {
             return Err(Error::config("memory_budget", "at least 1, or none", 0));
@@ -102,4 +107,5 @@ pub(super) struct Counters {
     pub evicted: u64,
     pub spilled: u64,
     pub reloaded: u64,
+    pub merged: u64,
 }

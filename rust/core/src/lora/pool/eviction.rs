@@ -123,6 +123,8 @@ impl AdapterPool {
             (None, Home::Memory(_)) => {
                 self.order.remove(&e.used);
                 self.entries.remove(&id);
+                self.unpair(id);
+                self.redirects.retain(|_, to| *to != id);
                 before
             }
         };

@@ -1,10 +1,14 @@
 //! One small adapter per task, inside a byte budget.
 
+mod batch;
 mod entry;
 mod eviction;
+mod merging;
 mod state;
 
+pub use batch::Grouped;
 pub use entry::PoolConfig;
+pub use merging::Merge;
 
 use super::micro::MicroLora;
 use super::shared::{Returned, SharedMicroLora};
@@ -34,6 +38,10 @@ pub struct AdapterPool {
     returned: Arc<Returned>,
     /// Evicted since the caller last asked.
     unreported: Vec<u64>,
+    /// Where the ids of merged adapters lead.
+    redirects: BTreeMap<u64, u64>,
+    /// How often two adapters, the older first, were both near enough to a task.
+    together: BTreeMap<(u64, u64), u64>,
     counters: Counters,
 }
 
@@ -54,6 +62,8 @@ impl AdapterPool {
             next: 0,
             returned: Arc::default(),
             unreported: Vec::new(),
+            redirects: BTreeMap::new(),
+            together: BTreeMap::new(),
             counters: Counters::default(),
         })
     }
@@ -73,18 +83,31 @@ impl AdapterPool {
         if norm == 0.0 {
             return Err(Error::value("task_embedding", "a vector other than zero", "zero"));
         }
+        if let Some(similarity) = self.config.merge_similarity {
+            if (self.counters.reused + 1).is_multiple_of(merging::EVERY) {
+                self.merge(similarity, merging::TOGETHER)?;
+            }
+        }
         let mut best: Option<(f64, u64)> = None;
+        let mut second: Option<(f64, u64)> = None;
         for (id, e) in &self.entries {
             let len = f64::from(kernels::norm(&e.centroid));
             let cos = f64::from(kernels::dot(&e.centroid, task)) / (norm * len);
-            if len > 0.0 && cos >= self.config.similarity && best.is_none_or(|b| cos > b.0) {
-                best = Some((cos, *id));
+            if len > 0.0 && cos >= self.config.similarity {
+                if best.is_none_or(|b| cos > b.0) {
+                    second = best.replace((cos, *id));
+                } else if second.is_none_or(|b| cos > b.0) {
+                    second = Some((cos, *id));
+                }
             }
         }
         let (id, adapter) = match best {
             Some((_, id)) => {
                 let adapter = self.fetch(id)?;
                 self.counters.reused += 1;
+                if let Some((_, other)) = second.filter(|(_, other)| self.entries.contains_key(other)) {
+                    self.fired(id, other);
+                }
                 (id, adapter)
             }
             None => self.create(task.len())?,
@@ -117,9 +140,11 @@ impl AdapterPool {
         Ok((id, adapter))
     }
 
-    /// The adapter `id`, brought back to memory if it was spilled; `None` if the pool does not have it.
+    /// The adapter `id`, brought back to memory if it was spilled, or the one it was merged into; `None` if the pool does
+    /// not have it.
     pub fn get(&mut self, id: u64) -> Result<Option<Arc<SharedMicroLora>>> {
         self.take_back()?;
+        let id = self.resolve(id);
         if self.entries.contains_key(&id) {
             self.fetch(id).map(Some)
         } else {
@@ -166,6 +191,7 @@ impl AdapterPool {
     /// Keeps an adapter in memory. Errors if the pinned ones alone would exceed the budget.
     pub fn pin(&mut self, id: u64) -> Result<bool> {
         self.take_back()?;
+        let id = self.resolve(id);
         let Some(e) = self.entries.get(&id) else {
             return Ok(false);
         };
@@ -187,6 +213,7 @@ impl AdapterPool {
 
     /// Lets an adapter be evicted again; false if the pool does not have it.
     pub fn unpin(&mut self, id: u64) -> bool {
+        let id = self.resolve(id);
         self.entries.get_mut(&id).map(|e| e.pinned = false).is_some()
     }
 
@@ -249,6 +276,8 @@ impl AdapterPool {
             ("evicted", c.evicted.into()),
             ("spilled", c.spilled.into()),
             ("reloaded", c.reloaded.into()),
+            ("merged", c.merged.into()),
+            ("pairs", self.together.len().into()),
         ]
     }
 }

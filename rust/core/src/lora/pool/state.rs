@@ -7,13 +7,14 @@ use crate::error::{Error, Result, check_dim, check_finite};
 use crate::lora::micro::MicroLora;
 use crate::lora::shared::SharedMicroLora;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 const KIND: Kind = Kind {
     tag: *b"APOL",
-    version: 1,
+    version: 2,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -33,6 +34,8 @@ struct Saved {
     turn: u64,
     next: u64,
     unreported: Vec<u64>,
+    redirects: BTreeMap<u64, u64>,
+    together: BTreeMap<(u64, u64), u64>,
     counters: Counters,
 }
 
@@ -65,6 +68,8 @@ impl AdapterPool {
             turn: self.turn,
             next: self.next,
             unreported: self.unreported.clone(),
+            redirects: self.redirects.clone(),
+            together: self.together.clone(),
             counters: self.counters,
         };
         codec::encode(KIND, &saved)
@@ -114,6 +119,14 @@ impl AdapterPool {
                 return Err(Error::corrupt("entry", "an id twice"));
             }
         }
+        let known = |id: &u64| pool.entries.contains_key(id);
+        let led = |(from, to): (&u64, &u64)| !known(from) && *from < saved.next && known(to);
+        let paired = |(a, b): &(u64, u64)| a < b && known(a) && known(b);
+        if !saved.redirects.iter().all(led) || !saved.together.keys().all(paired) {
+            return Err(Error::corrupt("entry", "an id that leads nowhere"));
+        }
+        pool.redirects = saved.redirects;
+        pool.together = saved.together;
         pool.turn = saved.turn;
         pool.next = saved.next;
         pool.unreported = saved.unreported;

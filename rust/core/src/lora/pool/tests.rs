@@ -2,6 +2,7 @@ use super::*;
 
 fn config(budget: Option<usize>) -> PoolConfig {
     PoolConfig {
+        merge_similarity: None,
         dim: 8,
         rank: 2,
         memory_budget: budget,
