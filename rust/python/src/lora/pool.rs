@@ -1,7 +1,7 @@
 //! `AdapterPool`.
 
-use super::{PyMicroLora, seed, size};
 use super::calls::DETACH_ABOVE;
+use super::{PyMicroLora, seed, size};
 use crate::arrays::{Rows, detached, metrics_dict, vector};
 
 use crate::errors::IntoPy;

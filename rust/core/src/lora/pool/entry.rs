@@ -44,7 +44,11 @@ impl PoolConfig {
             ));
         }
         if let Some(v) = self.merge_similarity.filter(|v| !(0.0..=1.0).contains(v)) {
-            return Err(Error::config("merge_similarity", "a cosine in [0, 1], or none", v));
+            return Err(Error::config(
+                "merge_similarity",
+                "a cosine in [0, 1], or none",
+                v,
+            ));
         }
         if self.memory_budget == Some(0) {
             return Err(Error::config("memory_budget", "at least 1, or none", 0));
