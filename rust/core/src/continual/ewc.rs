@@ -10,15 +10,18 @@ use super::constraint::Constraint;
 use super::task::Task;
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
-use crate::kernels::elastic;
+use crate::kernels::{self, elastic};
 use crate::metrics::Metrics;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::ops::Range;
 
 const KIND: Kind = Kind {
     tag: *b"EWCP",
     version: 1,
 };
+/// Values that are checked and worked on at a time: they stay in the first-level cache.
+const BLOCK: usize = 2048;
 /// Loss increases on old tasks above which λ doubles, and below which it halves.
 const ACCEPTED_LOSS: (f64, f64) = (0.005, 0.02);
 
@@ -258,12 +261,22 @@ impl Ewc {
     /// λ Σ_t F_t(θ − θ*_t), at the tracked parameters by default. One pass, whatever the number of tasks.
     pub fn penalty_gradient(&self, theta: Option<&[f32]>, out: &mut [f32]) -> Result<()> {
         self.check("out", out)?;
-        let theta = self.theta_or(theta)?;
-        match self.all() {
-            Some(t) => elastic::pull(self.lambda as f32, &t.fisher, &theta, &t.star, out),
-            None => out.fill(0.0),
-        }
-        Ok(())
+        let tracked;
+        let theta = match theta {
+            Some(given) => given,
+            None => {
+                tracked = self.params();
+                &tracked
+            }
+        };
+        self.check("theta", theta)?;
+        by_blocks("theta", theta, |at| match self.all() {
+            Some(t) => {
+                let (f, star) = (&t.fisher[at.clone()], &t.star[at.clone()]);
+                elastic::pull(self.lambda as f32, f, &theta[at.clone()], star, &mut out[at]);
+            }
+            None => out[at].fill(0.0),
+        })
     }
 
     /// A gradient that respects the remembered tasks, at the tracked parameters.
@@ -303,19 +316,18 @@ impl Ewc {
     pub fn proximal_step(&self, theta: &[f32], lr: f64, out: &mut [f32]) -> Result<()> {
         self.check("theta", theta)?;
         self.check("out", out)?;
-        check_finite("theta", theta)?;
         check_number("lr", lr)?;
         if lr < 0.0 {
             return Err(Error::value("lr", "0 or above", lr));
         }
-        match self.all() {
+        let rate = (lr * self.lambda).min(f64::from(f32::MAX)) as f32;
+        by_blocks("theta", theta, |at| match self.all() {
             Some(t) => {
-                let rate = (lr * self.lambda).min(f64::from(f32::MAX)) as f32;
-                elastic::proximal(rate, &t.fisher, theta, &t.star, out);
+                let (f, star) = (&t.fisher[at.clone()], &t.star[at.clone()]);
+                elastic::proximal(rate, f, &theta[at.clone()], star, &mut out[at]);
             }
-            None => out.copy_from_slice(theta),
-        }
-        Ok(())
+            None => out[at.clone()].copy_from_slice(&theta[at]),
+        })
     }
 
     /// Feeds the boundary detector; true where a new task seems to have begun.
@@ -397,6 +409,18 @@ impl Ewc {
             None => Ok(()),
         }
     }
+}
+
+/// Checks and works block by block, so that each value comes from memory once; errors at the first that is not finite.
+fn by_blocks(name: &'static str, x: &[f32], mut work: impl FnMut(Range<usize>)) -> Result<()> {
+    for start in (0..x.len()).step_by(BLOCK) {
+        let at = start..x.len().min(start + BLOCK);
+        if !kernels::all_finite(&x[at.clone()]) {
+            return check_finite(name, x);
+        }
+        work(at);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
