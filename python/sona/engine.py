@@ -17,6 +17,7 @@ from sona.lines import write_lines
 from sona.report import Explanation, Promotion, Receipt, Report
 
 if TYPE_CHECKING:
+    from sona.deep import DeepLearningResult
     from sona.embed import Embedder
     from sona.patterns import PatternMatch
     from sona.process import Context, Model, Processor, Response
@@ -254,6 +255,27 @@ class SonaEngine(_core.Engine):
         per 1,000 cases for the patterns, up to 20 passes over at most 2,048 clicks for the adapter.
         """
         return LearningResult.of(tuple(ScopeLearning(**s) for s in self._background_learn(scope, deadline_s, now)))
+
+    def deep_learn(
+        self,
+        *,
+        dreams: int = 50,
+        phi_threshold: float = 0.3,
+        deadline_s: float = 600.0,
+        seed: int = 0,
+        now: float | None = None,
+    ) -> DeepLearningResult:
+        """Run one deep cycle on this thread: dreams over the graph of chosen items, in every scope.
+
+        It suggests links between items and changes nothing: on held-out links dreams did not beat simpler rules on most
+        graphs, so nothing acts on them by default. What ``now`` is for and what a dream costs: ``sona.loops.DeepLoop``.
+
+        >>> SonaEngine(SonaConfig(hidden_dim=4)).deep_learn().status
+        'empty'
+        """
+        from sona.deep import deep_learn
+
+        return deep_learn(self, dreams=dreams, phi_threshold=phi_threshold, deadline_s=deadline_s, seed=seed, now=now)
 
     def find_patterns(self, x: Any, k: int = 5, *, scope: str = "default") -> list[PatternMatch]:
         """What worked for requests like this: the nearest patterns of the last background cycle, best first.
