@@ -320,11 +320,11 @@ def test_state_goes_on_as_if_never_stopped():
 
 def test_more_pairs_than_are_kept():
     engine = DagEngine(32)
-    for i in range(600):
+    for i in range(1100):
         engine.post_query(query(0, 100.0 + i), 1.0 + i % 7, setting="default")
     m = engine.metrics()
-    assert m["setting_pairs"] <= 512
-    assert m["setting_pairs"] + m["forgotten_pairs"] == 600
+    assert m["setting_pairs"] <= 1024
+    assert m["setting_pairs"] + m["forgotten_pairs"] == 1100
     assert DagEngine.from_bytes(engine.to_bytes()).metrics() == m
 
 

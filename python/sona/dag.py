@@ -262,7 +262,7 @@ class DagEngine:
     setting's effect, each shared by similar plans and with a part of its own. Settings are drawn from that belief
     (Thompson sampling) if the budget admits them and what a run is expected to lose is below what it is expected to win,
     now and in as many more runs as the plan has had; where the default's time is not known to a factor of about 1.5, the
-    default runs. Of the pairs (plan, setting) that were ever run the 512 most recently
+    default runs. Of the pairs (plan, setting) that were ever run the 1,024 most recently
     used are kept; a choice costs O(settings · pairs²), a background cycle O(160³) for each of about 200 trials. Safe to
     share between threads.
 

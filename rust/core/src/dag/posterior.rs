@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Most cells; beyond it the least recently used eighth is forgotten.
-pub(super) const CELLS: usize = 512;
+pub(super) const CELLS: usize = 1024;
 /// A cell's mean forgets what is older than about this many runs.
 const MEMORY: u32 = 64;
 /// Runs that the first guess of the noise counts for.
