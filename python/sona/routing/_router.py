@@ -236,7 +236,7 @@ class TinyDancerRouter:
         NotFiniteError, ShapeError, DimensionMismatch
             If the embedding is not such an array.
         """
-        places = None if candidates is None else [self._model(m) for m in candidates]
+        places = None if candidates is None else list(dict.fromkeys(self._model(m) for m in candidates))
         c = self._core.route(embedding, places, cost_weight, tenant, time.time() if now is None else now)
         names = [self._names[i] for i in c["candidates"]]
         return RoutingDecision(

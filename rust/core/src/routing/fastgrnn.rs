@@ -53,7 +53,7 @@ impl Factor {
         }
     }
 
-    fn is_quantized(&self) -> bool {
+    pub(super) fn is_quantized(&self) -> bool {
         !self.scales.is_empty()
     }
 
@@ -89,7 +89,7 @@ impl Factor {
 /// A matrix as one factor, or as the product of two thin ones (left · right).
 pub(super) type Map = Vec<Factor>;
 
-fn apply(map: &Map, x: &[f32], out: &mut [f32]) {
+pub(super) fn apply(map: &Map, x: &[f32], out: &mut [f32]) {
     match &map[..] {
         [left, right] => {
             let mut inner = vec![0.0; right.rows];
@@ -316,62 +316,6 @@ impl FastGrnn {
             .zip(&head.bias)
             .map(|(y, b)| squash(f64::from(y + b)))
             .collect())
-    }
-
-    /// One step from the zero state for many inputs at once (n · n_in), as scores (n · outputs): candidates of a request.
-    pub fn predict_rows(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let Some(head) = &self.head else {
-            return Err(Error::Learning(
-                "the cell has no read-out yet: call fit first".into(),
-            ));
-        };
-        let n = x.len() / self.n_in;
-        let mut p = vec![0.0; n * self.n_hidden];
-        match &self.w[..] {
-            [left, right] if !self.is_quantized() => {
-                let mut inner = vec![0.0; n * right.rows];
-                kernels::gemm_nt(x, &right.w, self.n_in, &mut inner);
-                kernels::gemm_nt(&inner, &left.w, left.cols, &mut p);
-            }
-            [only] if !self.is_quantized() => kernels::gemm_nt(x, &only.w, self.n_in, &mut p),
-            _ => {
-                for (row, out) in x.chunks_exact(self.n_in).zip(p.chunks_exact_mut(self.n_hidden)) {
-                    apply(&self.w, row, out);
-                }
-            }
-        }
-        let (open, leak) = (sigmoid(self.zeta) as f32, sigmoid(self.nu) as f32);
-        // σ and tanh through one vectorised exponential: tanh(a) = 2σ(2a) − 1.
-        let mut gate = p.clone();
-        for (g, c) in gate
-            .chunks_exact_mut(self.n_hidden)
-            .zip(p.chunks_exact_mut(self.n_hidden))
-        {
-            for i in 0..self.n_hidden {
-                g[i] = -(g[i] + self.bias_gate[i]);
-                c[i] = -2.0 * (c[i] + self.bias_update[i]);
-            }
-        }
-        kernels::exp(&mut gate);
-        kernels::exp(&mut p);
-        for (c, g) in p.iter_mut().zip(&gate) {
-            let z = 1.0 / (1.0 + g);
-            *c = (open * (1.0 - z) + leak) * (2.0 / (1.0 + *c) - 1.0);
-        }
-        let mut out = vec![0.0; n * head.map.rows];
-        for (h, y) in p
-            .chunks_exact(self.n_hidden)
-            .zip(out.chunks_exact_mut(head.map.rows))
-        {
-            head.map.apply(h, y);
-            for (y, b) in y.iter_mut().zip(&head.bias) {
-                *y += b;
-                if head.logistic {
-                    *y = 1.0 / (1.0 + (-*y).exp());
-                }
-            }
-        }
-        Ok(out)
     }
 
     /// The same cell with int8 matrices, symmetric, one scale per row; inputs are quantised as they come.

@@ -41,7 +41,8 @@ impl Features {
     #[must_use]
     pub fn fit(rows: &[f32], dim: usize) -> Self {
         let n = rows.len() / dim;
-        let r = COMPONENTS.min(dim).min(n.saturating_sub(1));
+        // Directions that few rows show are noise: one for every eight.
+        let r = COMPONENTS.min(dim).min(n / 8);
         if r == 0 {
             return Self::none(dim);
         }

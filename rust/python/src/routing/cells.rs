@@ -6,12 +6,43 @@ use numpy::{PyArray1, PyArray2};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use sona_core::routing::{FastGrnn, FitOptions};
+use sona_core::routing::{FastGrnn, FitOptions, RowScorer};
+use std::sync::Arc;
 
 /// State of `sona.routing.FastGRNN`.
 #[pyclass(name = "GrnnCell", module = "sona._core", frozen)]
 struct PyCell {
     cell: Mutex<FastGrnn>,
+    /// Made when rows are scored, dropped when the weights change.
+    scorer: Mutex<Option<Arc<RowScorer>>>,
+}
+
+impl From<FastGrnn> for PyCell {
+    fn from(cell: FastGrnn) -> Self {
+        Self {
+            cell: Mutex::new(cell),
+            scorer: Mutex::new(None),
+        }
+    }
+}
+
+impl PyCell {
+    fn replace(&self, cell: FastGrnn) {
+        let mut held = self.cell.lock();
+        *held = cell;
+        *self.scorer.lock() = None;
+    }
+
+    fn scorer(&self) -> PyResult<Arc<RowScorer>> {
+        let held = self.cell.lock();
+        let mut scorer = self.scorer.lock();
+        if let Some(scorer) = &*scorer {
+            return Ok(scorer.clone());
+        }
+        let fresh = Arc::new(held.row_scorer().py()?);
+        *scorer = Some(fresh.clone());
+        Ok(fresh)
+    }
 }
 
 #[pymethods]
@@ -27,9 +58,9 @@ impl PyCell {
         nu: f64,
         seed: u64,
     ) -> PyResult<Self> {
-        Ok(Self {
-            cell: Mutex::new(FastGrnn::new(n_in, n_hidden, rank_w, rank_u, (zeta, nu), seed).py()?),
-        })
+        Ok(FastGrnn::new(n_in, n_hidden, rank_w, rank_u, (zeta, nu), seed)
+            .py()?
+            .into())
     }
 
     /// (n_in, n_hidden, rank_w, rank_u, zeta, nu, outputs, quantised, param_count).
@@ -79,8 +110,10 @@ impl PyCell {
         let (w, u) = (factors("W", w)?, factors("U", u)?);
         let bias_gate = vector("bias_gate", bias_gate, None)?;
         let bias_update = vector("bias_update", bias_update, None)?;
-        let mut cell = self.cell.lock();
-        cell.set_weights(w, u, bias_gate, bias_update, (zeta, nu)).py()
+        let mut cell = self.cell.lock().clone();
+        cell.set_weights(w, u, bias_gate, bias_update, (zeta, nu)).py()?;
+        self.replace(cell);
+        Ok(())
     }
 
     /// Hidden states over a sequence.
@@ -118,7 +151,7 @@ impl PyCell {
             (c.shape().0, c.outputs())
         };
         let rows = Rows::extract("X", x, n_in)?;
-        let out = self.cell.lock().predict_rows(&rows.data).py()?;
+        let out = self.scorer()?.score(&rows.data);
         to_matrix(py, out, rows.n, outputs)
     }
 
@@ -155,15 +188,13 @@ impl PyCell {
         // Trained on a copy, so that readers go on meanwhile and an error changes nothing.
         let mut cell = self.cell.lock().clone();
         let losses = detached(py, || cell.fit(&sequences, &targets, options))?;
-        *self.cell.lock() = cell;
+        self.replace(cell);
         Ok(losses)
     }
 
     /// The int8 cell.
     fn quantize(&self) -> Self {
-        Self {
-            cell: Mutex::new(self.cell.lock().quantize()),
-        }
+        self.cell.lock().quantize().into()
     }
 
     /// Sizes.
@@ -181,9 +212,7 @@ impl PyCell {
     /// The cell that `to_bytes` wrote.
     #[staticmethod]
     fn from_bytes(data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            cell: Mutex::new(FastGrnn::from_bytes(data).py()?),
-        })
+        Ok(FastGrnn::from_bytes(data).py()?.into())
     }
 }
 
