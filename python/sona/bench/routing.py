@@ -135,7 +135,7 @@ def _folds(sheet: _Sheet, data: RoutingSet) -> dict[str, Curve]:
                 r = joint_risk(data, rows, *predicted, alpha=alpha)
                 part = f"guarantee, alpha {alpha}"
                 sheet.add(part, name, "P(routed away and loss)", r.risk)
-                sheet.add(part, name, "P(loss | routed away), not bounded", r.loss_if_away)
+                sheet.add(part, name, "share of losses among those routed away, not bounded", r.loss_if_away)
                 sheet.add(part, name, "share routed away", r.away)
                 sheet.add(part, name, "saving against always the best", r.saving)
             for level in (0.95, 0.99, 1.0):

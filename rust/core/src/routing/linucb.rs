@@ -198,7 +198,8 @@ impl LinUcb {
 
     pub(super) fn check(&self) -> Result<()> {
         let d = self.dim;
-        if self.arms.is_empty() || d == 0 || !self.alpha.is_finite() || !(self.l2 > 0.0) {
+        if self.arms.is_empty() || d == 0 || !self.alpha.is_finite() || !self.l2.is_finite() || self.l2 <= 0.0
+        {
             return Err(Error::value("state", "valid settings", "others"));
         }
         for a in &self.arms {

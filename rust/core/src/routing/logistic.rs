@@ -57,11 +57,12 @@ impl Logistic {
     pub fn update(&mut self, arm: usize, z: &[f64], quality: f64, prior: f64) {
         let off = quality - self.predict(arm, z, prior);
         let a = &mut self.arms[arm];
-        for i in 0..self.width {
-            let g = off * z[i];
-            a.squares[i] += g * g;
-            if a.squares[i] > 0.0 {
-                a.theta[i] += RATE * g / (a.squares[i].sqrt() + 1e-8);
+        let parts = a.theta.iter_mut().zip(&mut a.squares);
+        for ((theta, square), z) in parts.zip(z) {
+            let g = off * z;
+            *square += g * g;
+            if *square > 0.0 {
+                *theta += RATE * g / (square.sqrt() + 1e-8);
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use super::cases::Cases;
 use super::guard::Guard;
-use super::router::{MAX_MODELS, Model, PRICE_COUNTS, QUALITY_COUNTS, Router, Settings};
+use super::router::{
+    CALIBRATION, MAX_MODELS, MAX_PENDING, Model, PRICE_COUNTS, Pending, QUALITY_COUNTS, Router, Settings,
+};
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_number};
 use crate::metrics::Metrics;
@@ -199,5 +201,40 @@ impl Router {
         out.check().map_err(|e| Error::corrupt("router state", e))?;
         out.place_rows();
         Ok(out)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.settings.check(self.models.len())?;
+        let far = |id: &u64| *id < self.next_id;
+        let pending = |p: &Pending| {
+            p.x.len() == self.settings.dim
+                && p.model < self.models.len()
+                && crate::kernels::all_finite(&p.x)
+                && [p.expected, p.reference, p.cost].iter().all(|v| v.is_finite())
+                && p.propensity > 0.0
+                && p.propensity <= 1.0 + 1e-9
+        };
+        let scores = self.scores.iter().chain(&self.knots);
+        let fine = self.pending.len() <= MAX_PENDING
+            && self.pending.keys().all(far)
+            && self.pending.values().all(pending)
+            && self.scores.len() <= CALIBRATION
+            && scores.into_iter().all(|(a, b)| a.is_finite() && b.is_finite())
+            && self.models.iter().all(|m| m.valid(self.settings.alpha))
+            && self.features.valid(self.settings.dim);
+        if !fine {
+            return Err(Error::value("state", "values that agree", "others"));
+        }
+        for p in self.tenants.values().chain(&self.tenant_budget) {
+            p.check()?;
+        }
+        if let Some(shared) = &self.budget {
+            shared.0.lock().check()?;
+        }
+        if let Some(h) = &self.history {
+            h.check(self.settings.dim, self.models.len())?;
+        }
+        self.learner
+            .check(self.settings.kind, self.models.len(), self.features.len())
     }
 }
