@@ -128,6 +128,7 @@ impl PyRouter {
     }
 
     /// The outcome of a decision; true if it was learned.
+    #[allow(clippy::too_many_arguments, reason = "keywords of the Python method")]
     fn feedback(
         &self,
         py: Python<'_>,
