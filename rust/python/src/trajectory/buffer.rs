@@ -153,7 +153,7 @@ impl PyTrajectoryBuffer {
     /// >>> buffer.drain()[0].final_quality
     /// 0.9
     #[pyo3(signature = (id, query_embedding, final_quality, *, latency_us=None, scope=None, source=None),
-           text_signature = "(id, query_embedding, final_quality, *, latency_us=0, scope='default', source='')")]
+           text_signature = "($self, id, query_embedding, final_quality, *, latency_us=0, scope='default', source='')")]
     #[allow(clippy::too_many_arguments, reason = "the fields of a record")]
     fn record_request(
         &self,
