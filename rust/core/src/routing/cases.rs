@@ -203,20 +203,15 @@ impl Cases {
     /// Mean of a column over the `k` rows of it that are most similar; NaN without any. Ties go to the older place.
     #[must_use]
     pub fn nearest_mean(column: &[f32], similarity: &[f32], k: usize) -> f64 {
-        let mut near: Vec<(f32, u32)> = (column.iter().zip(similarity).enumerate())
-            .filter(|(_, (v, _))| !v.is_nan())
-            .map(|(i, (_, s))| (*s, i as u32))
+        let known: Vec<f32> = (column.iter().zip(similarity))
+            .map(|(v, s)| if v.is_nan() { f32::NEG_INFINITY } else { *s })
             .collect();
+        let mut near = kernels::top_k(&known, k.min(known.len()));
+        near.retain(|i| known[*i] > f32::NEG_INFINITY);
         if near.is_empty() {
             return f64::NAN;
         }
-        if near.len() > k {
-            near.select_nth_unstable_by(k - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            near.truncate(k);
-        }
-        // Summed in the order of places: the selection leaves them in any order.
-        near.sort_unstable_by_key(|n| n.1);
-        near.iter().map(|n| f64::from(column[n.1 as usize])).sum::<f64>() / near.len() as f64
+        near.iter().map(|i| f64::from(column[*i])).sum::<f64>() / near.len() as f64
     }
 
     /// Checks a decoded table and restores what is not stored.

@@ -4,6 +4,7 @@
 //! the number of models.
 
 use crate::error::{Error, Result, check_number};
+use crate::kernels::real::inner as dot;
 use serde::{Deserialize, Serialize};
 
 /// Prior precision of a model's own coefficients and of the shared ones, in noise units.
@@ -94,10 +95,6 @@ fn diagonal(n: usize, value: f64) -> Vec<f64> {
     let mut out = vec![0.0; n * n];
     out.iter_mut().step_by(n + 1).for_each(|v| *v = value);
     out
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 impl SharedLinear {

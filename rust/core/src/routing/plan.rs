@@ -166,9 +166,10 @@ impl Router {
         let top = utility[free];
         let reason = if best != free {
             Reason::Risk
-        } else if available
-            .iter()
-            .any(|i| !usable.contains(i) && v.utility(*i) > top)
+        } else if usable.len() < available.len()
+            && available
+                .iter()
+                .any(|i| !usable.contains(i) && v.utility(*i) > top)
         {
             Reason::Budget
         } else {

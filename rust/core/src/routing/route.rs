@@ -41,6 +41,9 @@ impl Router {
 
     /// (shadow price, what may be spent) for a tenant.
     fn purse(&mut self, tenant: Option<&str>, now: f64) -> (f64, f64) {
+        if self.budget.is_none() && self.tenant_budget.is_none() {
+            return (0.0, f64::INFINITY);
+        }
         let scale = self.first_price();
         let mut out = (0.0f64, f64::INFINITY);
         let mut take = |p: &mut BudgetPacer| {

@@ -1,11 +1,13 @@
 //! The FastGRNN cell.
 
-use crate::arrays::{Rows, detached, matrix, metrics_dict, to_matrix, vector};
-use crate::errors::IntoPy;
-use numpy::{PyArray1, PyArray2};
+use crate::arrays::{asarray, detached, matrix, metrics_dict, to_matrix, vector};
+use crate::errors::{IntoPy, to_py};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use sona_core::Error;
+use sona_core::error::{check_dim, check_finite};
 use sona_core::routing::{FastGrnn, FitOptions, RowScorer};
 use std::sync::Arc;
 
@@ -150,9 +152,17 @@ impl PyCell {
             let c = self.cell.lock();
             (c.shape().0, c.outputs())
         };
-        let rows = Rows::extract("X", x, n_in)?;
-        let out = self.scorer()?.score(&rows.data);
-        to_matrix(py, out, rows.n, outputs)
+        let x = asarray("X", x)?;
+        let [n, d] = *x.shape() else {
+            let got = format!("{:?}", x.shape());
+            return Err(to_py(Error::shape("X", format!("(n, {n_in})"), got)));
+        };
+        check_dim("X", n_in, d).py()?;
+        let x = x.readonly();
+        let x = x.as_slice()?;
+        check_finite("X", x).py()?;
+        let out = self.scorer()?.score(x);
+        to_matrix(py, out, n, outputs)
     }
 
     /// Trains on sequences and targets; the mean loss of each pass.
