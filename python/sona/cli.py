@@ -1,4 +1,4 @@
-"""The ``sona`` command: demo, dream, learn, bench, report, info, doctor. ``--json`` everywhere.
+"""The ``sona`` command: demo, dream, learn, tune, bench, report, info, doctor. ``--json`` everywhere.
 
 Exit status: 0 if all is well, 1 if a check failed or a measured promise was not kept, 2 for wrong usage or unreadable input.
 """
@@ -24,6 +24,7 @@ _COMMANDS = {
     "doctor": ("sona.doctor", "check that this installation works, end to end"),
     "learn": ("sona.learn_command", "run a background cycle on a state directory or saved engine"),
     "report": ("sona.report_command", "figures of a state directory or saved engine"),
+    "tune": ("sona.tune_command", "search index, adapter rank and bits on the clicks of a saved engine"),
 }
 _BENCHES = {
     "retrieval": ("sona.bench.retrieval", "learning from clicks on public data sets (SONA_DATA)"),

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
+from sona._saved import opened
 from sona.deep import dream, memory_graph
-from sona.dreams import Dream, DreamEngine
-from sona.engine import SonaEngine
-from sona.exceptions import StoreError
+from sona.dreams import Dream
 from sona.progress import Progress
 
 __all__ = ["add_arguments", "run"]
-
-
-def _read(path: str, scope: str, seed: int) -> tuple[DreamEngine, list[Any]]:
-    where = Path(path)
-    if not where.exists():
-        raise StoreError(2, "no such state directory or file", str(where))
-    if where.is_file():
-        return memory_graph(SonaEngine.load(where), scope=scope, seed=seed)
-    with tempfile.TemporaryDirectory() as folder:
-        # A copy: no lock is taken from a living engine, and its state stays as it is.
-        copy = Path(folder) / "state"
-        shutil.copytree(where, copy, ignore=shutil.ignore_patterns("*.lock", "*.tmp"))
-        with SonaEngine.load(copy) as engine:
-            return memory_graph(engine, scope=scope, seed=seed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Dream, and print what came of it."""
-    graph, ids = _read(options.state, options.scope, options.seed)
+    with opened(options.state) as engine:
+        graph, ids = memory_graph(engine, scope=options.scope, seed=options.seed)
     before = {"memories": graph.node_count, "edges": graph.edge_count}
     with Progress("dreams", options.dreams, show=not options.json) as progress:
 
