@@ -1,5 +1,6 @@
 //! Many heads at once: which queries, keys and values belong together, and the work shared among threads.
 
+use super::kept;
 use super::rules::LocalGlobal;
 use super::threads;
 use super::tile::{Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
@@ -47,7 +48,7 @@ pub struct Prepared<T> {
 
 /// Buffers of one thread.
 #[derive(Debug)]
-struct Buffers<T> {
+struct Buffers<T: Real> {
     engine: Option<Engine>,
     scratch: Scratch<T>,
     strips: Strips<T>,
@@ -58,8 +59,16 @@ impl<T: Real> Buffers<T> {
         Self {
             engine: Engine::start::<T>(),
             scratch: Scratch::default(),
-            strips: Strips::default(),
+            strips: kept::take(),
         }
+    }
+}
+
+impl<T: Real> Drop for Buffers<T> {
+    fn drop(&mut self) {
+        let mut strips = std::mem::take(&mut self.strips);
+        strips.shrink();
+        kept::keep(strips);
     }
 }
 

@@ -7,6 +7,7 @@ pub mod dag;
 pub mod graph;
 pub mod heads;
 pub mod hypervector;
+mod kept;
 pub mod linear;
 pub mod rules;
 pub mod scan;

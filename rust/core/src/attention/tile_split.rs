@@ -4,10 +4,12 @@
 
 use super::tile::{self, Blocks, Head, Rule, Scratch, Span};
 use crate::kernels::real::{Real, scale_by};
-use crate::kernels::split::{DEPTH, Engine, Left, Right, SIDE};
+use crate::kernels::split::{DEPTH, Engine, Left, Online, Right, SIDE};
 
 /// Queries whose logits are made and used while they sit in the nearest caches.
 const STRIP: usize = 4 * SIDE;
+/// Strips that stay with the thread.
+const KEPT: usize = 8;
 /// Queries below which packing costs more than it saves, and widths below which a tile is mostly padding.
 const FEW: usize = SIDE;
 const NARROW: usize = 8;
@@ -29,9 +31,6 @@ pub(super) struct Parts<'a, T> {
 /// Some queries of a piece and what is known of them so far.
 #[derive(Debug)]
 struct Strip<T> {
-    /// Where they begin among the queries of the piece.
-    first: usize,
-    q: Left<T>,
     /// The queries could be split.
     tame: bool,
     spans: Vec<Span>,
@@ -42,12 +41,26 @@ struct Strip<T> {
     begun: bool,
 }
 
+/// A strip and the keys it meets.
+#[derive(Clone, Copy, Debug)]
+struct Meeting {
+    strip: usize,
+    /// Queries.
+    n: usize,
+    /// In whole groups of keys.
+    from: usize,
+    to: usize,
+}
+
 /// Buffers of one thread.
 #[derive(Debug)]
 pub(super) struct Strips<T> {
     strips: Vec<Strip<T>>,
+    /// Queries of each strip, scaled.
+    queries: Vec<Left<T>>,
     q: Vec<T>,
-    logits: Vec<T>,
+    /// Of the meeting at hand, and of the one before.
+    logits: [Vec<T>; 2],
     weights: Left<T>,
 }
 
@@ -55,8 +68,9 @@ impl<T> Default for Strips<T> {
     fn default() -> Self {
         Self {
             strips: Vec::new(),
+            queries: Vec::new(),
             q: Vec::new(),
-            logits: Vec::new(),
+            logits: [Vec::new(), Vec::new()],
             weights: Left::default(),
         }
     }
@@ -75,64 +89,57 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
     s: &mut Strips<T>,
     scratch: &mut Scratch<T>,
 ) {
-    let (d, dv) = (head.d, head.dv);
+    let dv = head.dv;
     let block = blocks.k.next_multiple_of(DEPTH);
     let wide = dv.next_multiple_of(SIDE);
+    s.begin(head, rule, queries, wide);
     let count = queries.len().div_ceil(STRIP);
-    s.strips.truncate(count);
-    s.strips.resize_with(count, || Strip {
-        first: 0,
-        q: Left::default(),
-        tame: false,
-        spans: Vec::new(),
-        top: [T::ZERO; STRIP],
-        sum: [T::ZERO; STRIP],
-        acc: Vec::new(),
-        begun: false,
-    });
-    for (i, (strip, of)) in s.strips.iter_mut().zip(queries.chunks(STRIP)).enumerate() {
-        strip.first = i * STRIP;
-        strip.spans.clear();
-        s.q.clear();
-        of.iter()
-            .for_each(|&i| s.q.extend_from_slice(&head.q[i * d..(i + 1) * d]));
-        scale_by(head.scale, &mut s.q);
-        strip.tame = strip.q.fill(&s.q, d);
-        if strip.tame {
-            rule.spans(of, &mut strip.spans);
-        }
-        strip.top = [T::NEG_INFINITY; STRIP];
-        strip.sum = [T::ZERO; STRIP];
-        strip.begun = false;
-        strip.acc.resize(of.len().next_multiple_of(SIDE) * wide, T::ZERO);
-    }
     let last = |strip: &Strip<T>| strip.spans.last().map_or(0, |x| x.end);
-    let m = s.strips.iter().map(last).max().unwrap_or(0);
-    let longest = m.next_multiple_of(DEPTH).min(block);
-    s.logits
-        .resize(STRIP.min(queries.len().next_multiple_of(SIDE)) * longest, T::ZERO);
+    let m = s.strips[..count].iter().map(last).max().unwrap_or(0);
+    let room = STRIP.min(queries.len().next_multiple_of(SIDE)) * m.next_multiple_of(DEPTH).min(block);
+    for logits in &mut s.logits {
+        logits.resize(room.max(logits.len()), T::ZERO);
+    }
+    let mut before = None;
     for at in (0..m).step_by(block) {
-        for strip in &mut s.strips {
-            let of = &queries[strip.first..(strip.first + STRIP).min(queries.len())];
-            for i in 0..strip.spans.len() {
-                let span = strip.spans[i];
+        for strip in 0..count {
+            let of = &queries[strip * STRIP..((strip + 1) * STRIP).min(queries.len())];
+            for i in 0..s.strips[strip].spans.len() {
+                let span = s.strips[strip].spans[i];
                 let (start, end) = (span.start.max(at), span.end.min(at + block));
                 if start < end {
-                    let cut = Span { start, end, ..span };
-                    strip.meet(parts, rule, of, cut, wide, &mut s.logits, &mut s.weights);
+                    let now = Meeting {
+                        strip,
+                        n: of.len(),
+                        from: start / DEPTH * DEPTH,
+                        to: end.next_multiple_of(DEPTH),
+                    };
+                    s.look(parts, now, before, wide);
+                    s.mask(rule, of, now, Span { start, end, ..span });
+                    if let Some(before) = before {
+                        s.gather(parts, before, wide);
+                    }
+                    s.logits.swap(0, 1);
+                    before = Some(now);
                 }
             }
         }
     }
-    for strip in &s.strips {
-        let end = (strip.first + STRIP).min(queries.len());
+    if let Some(before) = before {
+        let step = s.strips[before.strip].step(before, &s.logits[1], wide);
+        s.weights.absorb(step);
+        s.gather(parts, before, wide);
+    }
+    for (i, strip) in s.strips[..count].iter().enumerate() {
+        let first = i * STRIP;
+        let end = (first + STRIP).min(queries.len());
         if !strip.tame {
-            let (of, rows) = (&queries[strip.first..end], &mut out[strip.first * dv..end * dv]);
-            let lse = lse.as_deref_mut().map(|lse| &mut lse[strip.first..end]);
+            let (of, rows) = (&queries[first..end], &mut out[first * dv..end * dv]);
+            let lse = lse.as_deref_mut().map(|lse| &mut lse[first..end]);
             tile::attend(head, None, rule, blocks, of, rows, lse, scratch);
             continue;
         }
-        let rows = out[strip.first * dv..end * dv].chunks_exact_mut(dv);
+        let rows = out[first * dv..end * dv].chunks_exact_mut(dv);
         for (r, row) in rows.enumerate() {
             if strip.sum[r] == T::ZERO {
                 row.fill(T::ZERO);
@@ -142,7 +149,7 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
             }
             if let Some(lse) = lse.as_deref_mut() {
                 let sum = strip.sum[r];
-                lse[strip.first + r] = if sum == T::ZERO {
+                lse[first + r] = if sum == T::ZERO {
                     T::NEG_INFINITY
                 } else {
                     strip.top[r] + sum.ln()
@@ -153,54 +160,112 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
 }
 
 impl<T: Real> Strip<T> {
-    /// The online softmax goes on over the keys of `span`: logits, running maximum and sum, weighted values.
-    #[allow(clippy::too_many_arguments, reason = "operands, ranges, buffers")]
-    fn meet<R: Rule<T> + ?Sized>(
-        &mut self,
-        parts: Parts<'_, T>,
-        rule: &R,
-        queries: &[usize],
-        span: Span,
-        wide: usize,
-        logits: &mut [T],
-        weights: &mut Left<T>,
-    ) {
-        // Whole groups of keys; those outside the span are masked.
-        let (from, to) = (span.start / DEPTH * DEPTH, span.end.next_multiple_of(DEPTH));
-        let w = to - from;
-        let n = queries.len();
-        let columns = from / SIDE..(to / SIDE).min(parts.keys.columns());
-        let depth = 0..parts.keys.groups();
-        parts
-            .keys
-            .product(parts.engine, &self.q, columns, depth, logits, w, false);
+    /// The online softmax goes on over the keys of a meeting.
+    fn step<'a>(&'a mut self, of: Meeting, logits: &'a [T], wide: usize) -> Online<'a, T> {
+        Online {
+            logits,
+            width: of.to - of.from,
+            top: &mut self.top[..of.n],
+            sum: &mut self.sum[..of.n],
+            acc: &mut self.acc[..of.n * wide],
+        }
+    }
+}
+
+impl<T: Real> Strips<T> {
+    /// Gives back what only a long list of queries needs.
+    pub fn shrink(&mut self) {
+        self.strips.truncate(KEPT);
+        self.queries.truncate(KEPT);
+    }
+
+    /// Splits the queries; nothing is known of them yet.
+    fn begin<R: Rule<T> + ?Sized>(&mut self, head: &Head<'_, T>, rule: &R, queries: &[usize], wide: usize) {
+        let (d, count) = (head.d, queries.len().div_ceil(STRIP));
+        let more = count.max(self.strips.len());
+        self.queries.resize_with(more, Left::default);
+        self.strips.resize_with(more, || Strip {
+            tame: false,
+            spans: Vec::new(),
+            top: [T::ZERO; STRIP],
+            sum: [T::ZERO; STRIP],
+            acc: Vec::new(),
+            begun: false,
+        });
+        let strips = self.strips.iter_mut().zip(&mut self.queries);
+        for ((strip, left), of) in strips.zip(queries.chunks(STRIP)) {
+            self.q.clear();
+            of.iter()
+                .for_each(|&i| self.q.extend_from_slice(&head.q[i * d..(i + 1) * d]));
+            scale_by(head.scale, &mut self.q);
+            strip.spans.clear();
+            strip.tame = left.fill(&self.q, d);
+            if strip.tame {
+                rule.spans(of, &mut strip.spans);
+            }
+            strip.top = [T::NEG_INFINITY; STRIP];
+            strip.sum = [T::ZERO; STRIP];
+            strip.begun = false;
+            let room = of.len().next_multiple_of(SIDE) * wide;
+            strip.acc.resize(room.max(strip.acc.len()), T::ZERO);
+        }
+    }
+
+    /// Logits of a meeting; meanwhile those of the one before become weights.
+    fn look(&mut self, parts: Parts<'_, T>, now: Meeting, before: Option<Meeting>, wide: usize) {
+        let (keys, q) = (parts.keys, &self.queries[now.strip]);
+        let columns = now.from / SIDE..(now.to / SIDE).min(keys.columns());
+        let (depth, w) = (0..keys.groups(), now.to - now.from);
+        let [logits, ready] = &mut self.logits;
+        if let Some(before) = before {
+            let step = self.strips[before.strip].step(before, ready, wide);
+            keys.product_beside(
+                parts.engine,
+                q,
+                columns,
+                depth,
+                logits,
+                w,
+                &mut self.weights,
+                step,
+            );
+        } else {
+            keys.product(parts.engine, q, columns, depth, logits, w, false);
+        }
+    }
+
+    /// Hides the keys outside `span` and what the rule hides.
+    fn mask<R: Rule<T> + ?Sized>(&mut self, rule: &R, queries: &[usize], now: Meeting, span: Span) {
+        let w = now.to - now.from;
         if span.masked || w > span.end - span.start {
-            for (line, i) in logits.chunks_exact_mut(w).zip(queries) {
-                line[..span.start - from].fill(T::NEG_INFINITY);
-                line[span.end - from..].fill(T::NEG_INFINITY);
+            for (line, i) in self.logits[0].chunks_exact_mut(w).zip(queries) {
+                line[..span.start - now.from].fill(T::NEG_INFINITY);
+                line[span.end - now.from..].fill(T::NEG_INFINITY);
                 if span.masked {
-                    rule.apply(*i, span.start, &mut line[span.start - from..span.end - from]);
+                    rule.apply(
+                        *i,
+                        span.start,
+                        &mut line[span.start - now.from..span.end - now.from],
+                    );
                 }
             }
         }
-        weights.absorb(
-            &logits[..n * w],
-            w,
-            &mut self.top[..n],
-            &mut self.sum[..n],
-            &mut self.acc[..n * wide],
-        );
-        let columns = 0..wide / SIDE;
-        let groups = from / DEPTH..to / DEPTH;
+    }
+
+    /// Adds the weighted values of a meeting.
+    fn gather(&mut self, parts: Parts<'_, T>, of: Meeting, wide: usize) {
+        let strip = &mut self.strips[of.strip];
+        let groups = of.from / DEPTH..of.to / DEPTH;
+        let (columns, acc) = (0..wide / SIDE, &mut strip.acc);
         parts.values.product(
             parts.engine,
-            weights,
+            &self.weights,
             columns,
             groups,
-            &mut self.acc,
+            acc,
             wide,
-            self.begun,
+            strip.begun,
         );
-        self.begun = true;
+        strip.begun = true;
     }
 }

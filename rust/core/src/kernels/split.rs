@@ -82,6 +82,23 @@ pub struct SplitTable<T> {
     pub(super) upright: unsafe fn(Source<T>, *mut Line) -> bool,
     pub(super) multiply: unsafe fn(Tiles<T>),
     pub(super) absorb: unsafe fn(Absorb<T>),
+    /// Both by turns, so that tiles and vectors work at the same time. They share no memory that either writes.
+    pub(super) multiply_absorb: unsafe fn(Tiles<T>, Absorb<T>),
+}
+
+/// What one step of the online softmax reads and writes beside the weights: see [`Left::absorb`].
+#[derive(Debug)]
+pub struct Online<'a, T> {
+    /// (rows, width)
+    pub logits: &'a [T],
+    /// A multiple of 32.
+    pub width: usize,
+    /// Largest logit so far (rows).
+    pub top: &'a mut [T],
+    /// Sum of weights so far (rows).
+    pub sum: &'a mut [T],
+    /// Sums of weighted values so far (rows, dv).
+    pub acc: &'a mut [T],
 }
 
 /// What multiplies split numbers, set up for this thread until it is dropped.
@@ -173,33 +190,36 @@ impl<T: Real> Left<T> {
 
     /// One step of the online softmax for the rows of `logits` (rows, width), `width` a multiple of 32: the weights relative to the
     /// new maximum become this operand; `sum` and `acc` (rows, dv) fade to it.
-    pub fn absorb(&mut self, logits: &[T], width: usize, top: &mut [T], sum: &mut [T], acc: &mut [T]) {
-        let rows = top.len();
-        let dv = acc.len().checked_div(rows).unwrap_or(0);
-        assert!(
-            width.is_multiple_of(DEPTH)
-                && sum.len() == rows
-                && logits.len() >= rows * width
-                && acc.len() == rows * dv,
-            "absorb: expected logits (rows, width), top and sum (rows), acc (rows, dv)"
-        );
+    pub fn absorb(&mut self, step: Online<'_, T>) {
         let Some(kernels) = T::split_kernels() else {
             return;
         };
+        // SAFETY: the lengths were checked; the table is this processor's.
+        unsafe { (kernels.absorb)(self.step(step)) }
+    }
+
+    /// The same as the kernels take it, lengths checked.
+    fn step(&mut self, step: Online<'_, T>) -> Absorb<T> {
+        let (rows, width) = (step.top.len(), step.width);
+        let dv = step.acc.len().checked_div(rows).unwrap_or(0);
+        assert!(
+            width.is_multiple_of(DEPTH)
+                && step.sum.len() == rows
+                && step.logits.len() >= rows * width
+                && step.acc.len() == rows * dv,
+            "absorb: expected logits (rows, width), top and sum (rows), acc (rows, dv)"
+        );
         self.resize(rows, width);
-        // SAFETY: the lengths are what the kernel reads and writes; the table is this processor's.
-        unsafe {
-            (kernels.absorb)(Absorb {
-                rows,
-                width,
-                logits: logits.as_ptr(),
-                top: top.as_mut_ptr(),
-                sum: sum.as_mut_ptr(),
-                acc: acc.as_mut_ptr(),
-                dv,
-                out: self.lines.as_mut_ptr(),
-                out_row: self.groups * LINES,
-            });
+        Absorb {
+            rows,
+            width,
+            logits: step.logits.as_ptr(),
+            top: step.top.as_mut_ptr(),
+            sum: step.sum.as_mut_ptr(),
+            acc: step.acc.as_mut_ptr(),
+            dv,
+            out: self.lines.as_mut_ptr(),
+            out_row: self.groups * LINES,
         }
     }
 }
@@ -298,6 +318,44 @@ impl<T: Real> Right<T> {
         ldc: usize,
         add: bool,
     ) {
+        let Some(kernels) = T::split_kernels() else {
+            return;
+        };
+        // SAFETY: the operands and C hold what is read and written; the table is this processor's.
+        unsafe { (kernels.multiply)(self.tiles(a, columns, groups, c, ldc, add)) }
+    }
+
+    /// [`Right::product`] without adding, and meanwhile [`Left::absorb`] of other logits.
+    #[allow(clippy::too_many_arguments, reason = "operands, ranges, result, softmax")]
+    pub fn product_beside(
+        &self,
+        _on: &Engine,
+        a: &Left<T>,
+        columns: Range<usize>,
+        groups: Range<usize>,
+        c: &mut [T],
+        ldc: usize,
+        weights: &mut Left<T>,
+        step: Online<'_, T>,
+    ) {
+        let Some(kernels) = T::split_kernels() else {
+            return;
+        };
+        let tiles = self.tiles(a, columns, groups, c, ldc, false);
+        // SAFETY: as above; the borrows keep what the two write apart.
+        unsafe { (kernels.multiply_absorb)(tiles, weights.step(step)) }
+    }
+
+    /// A product as the kernels take it, lengths checked.
+    fn tiles(
+        &self,
+        a: &Left<T>,
+        columns: Range<usize>,
+        groups: Range<usize>,
+        c: &mut [T],
+        ldc: usize,
+        add: bool,
+    ) -> Tiles<T> {
         let width = columns.len() * SIDE;
         assert!(
             columns.end <= self.columns
@@ -307,25 +365,19 @@ impl<T: Real> Right<T> {
                 && (a.rows == 0 || (a.rows * SIDE - 1) * ldc + width <= c.len()),
             "product of split operands: expected A (n, depth), B (depth, width), C (n, width)"
         );
-        let Some(kernels) = T::split_kernels() else {
-            return;
-        };
         let at = columns.start * self.column + groups.start * self.group;
-        // SAFETY: the operands and C hold what is read and written; the table is this processor's.
-        unsafe {
-            (kernels.multiply)(Tiles {
-                a: a.lines.as_ptr(),
-                a_row: a.groups * LINES,
-                b: self.lines.as_ptr().add(at),
-                b_column: self.column,
-                b_group: self.group,
-                c: c.as_mut_ptr(),
-                ldc,
-                rows: a.rows,
-                columns: columns.len(),
-                groups: groups.len(),
-                add,
-            });
+        Tiles {
+            a: a.lines.as_ptr(),
+            a_row: a.groups * LINES,
+            b: self.lines[at.min(self.lines.len())..].as_ptr(),
+            b_column: self.column,
+            b_group: self.group,
+            c: c.as_mut_ptr(),
+            ldc,
+            rows: a.rows,
+            columns: columns.len(),
+            groups: groups.len(),
+            add,
         }
     }
 }

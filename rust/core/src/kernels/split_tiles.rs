@@ -21,6 +21,7 @@ pub(super) static TABLE: SplitTable<f32> = SplitTable {
     upright,
     multiply,
     absorb,
+    multiply_absorb,
 };
 
 /// High, middle and low part, each a float whose lower half is zero unless it lies below the normal numbers; the sum is `x`.
@@ -41,11 +42,26 @@ unsafe fn round(x: __m512) -> __m512i {
     _mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000u32.cast_signed()))
 }
 
+/// [`parts`] of numbers that are not negative, cut off instead of rounded: less work, and the sum is still `x`.
+#[inline(always)]
+unsafe fn cut_off(x: __m512) -> [__m512i; 3] {
+    let upper = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    let high = _mm512_and_si512(_mm512_castps_si512(x), upper);
+    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
+    let middle = _mm512_and_si512(_mm512_castps_si512(rest), upper);
+    let low = _mm512_sub_ps(rest, _mm512_castsi512_ps(middle));
+    [high, middle, _mm512_castps_si512(low)]
+}
+
 /// Two registers of numbers to the pairs (aᵢ, bᵢ) of each part: depths i and i + 16 of a group sit side by side. Every operand
 /// is laid out so; the order within a group does not matter as long as both sides agree.
 #[inline(always)]
 unsafe fn pairs(a: __m512, b: __m512) -> [__m512i; 3] {
-    let ([ah, am, al], [bh, bm, bl]) = (parts(a), parts(b));
+    by_turns(parts(a), parts(b))
+}
+
+#[inline(always)]
+unsafe fn by_turns([ah, am, al]: [__m512i; 3], [bh, bm, bl]: [__m512i; 3]) -> [__m512i; 3] {
     [side_by_side(ah, bh), side_by_side(am, bm), side_by_side(al, bl)]
 }
 
@@ -186,6 +202,7 @@ unsafe fn block<const R: usize, const W: usize>(
     row: usize,
     column: usize,
     next: *const Line,
+    beside: &mut impl Beside,
 ) {
     let ldc = t.ldc * 4;
     let c00 = t.c.add((row * t.ldc + column) * SIDE);
@@ -238,6 +255,7 @@ unsafe fn block<const R: usize, const W: usize>(
             if R * W == 4 {
                 amx::multiply!(3, 5, 7);
             }
+            beside.work();
         };
     }
     for g in 0..t.groups {
@@ -276,7 +294,144 @@ unsafe fn block<const R: usize, const W: usize>(
     }
 }
 
+/// Vector work between the products of tiles: the processor does both at once as long as they alternate closely.
+trait Beside {
+    unsafe fn work(&mut self);
+}
+
+struct Nothing;
+
+impl Beside for Nothing {
+    #[inline(always)]
+    unsafe fn work(&mut self) {}
+}
+
+/// The online softmax, stretch by stretch.
+struct Softmax {
+    a: Absorb<f32>,
+    /// Groups of 32 weights at each call.
+    pace: usize,
+    row: usize,
+    group: usize,
+    /// Of the row at hand.
+    top: f32,
+    shift: f32,
+    sums: [F32x16; 2],
+}
+
+impl Softmax {
+    #[inline(always)]
+    unsafe fn new(a: Absorb<f32>, calls: usize) -> Self {
+        Self {
+            pace: (a.rows * (a.width / DEPTH)).div_ceil(calls.max(1)),
+            a,
+            row: 0,
+            group: 0,
+            top: 0.0,
+            shift: 0.0,
+            sums: [F32x16::splat(0.0); 2],
+        }
+    }
+
+    /// The maximum of the row.
+    #[inline(always)]
+    unsafe fn begin(&mut self) {
+        let a = &self.a;
+        let top = *a.top.add(self.row);
+        let line = a.logits.add(self.row * a.width);
+        self.top = top.max(exponent::largest::<F32x16>(line, a.width));
+        // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
+        self.shift = if self.top == f32::NEG_INFINITY {
+            0.0
+        } else {
+            self.top
+        };
+        self.sums = [F32x16::splat(0.0); 2];
+    }
+
+    /// Weights of `count` groups of the row.
+    #[inline(always)]
+    unsafe fn weights(&mut self, count: usize) {
+        let a = &self.a;
+        let s = F32x16::splat(self.shift);
+        let line = a.logits.add(self.row * a.width);
+        let out = a.out.add(self.row / SIDE * a.out_row);
+        let mut sums = self.sums;
+        for g in self.group..self.group + count {
+            let p = line.add(g * DEPTH);
+            let x = F32x16::load(p).sub(s).decay();
+            let y = F32x16::load(p.add(16)).sub(s).decay();
+            sums = [sums[0].add(x), sums[1].add(y)];
+            put(
+                out.add(g * LINES),
+                self.row % SIDE,
+                by_turns(cut_off(x.0), cut_off(y.0)),
+            );
+        }
+        self.sums = sums;
+        self.group += count;
+    }
+
+    /// The sum of the row; what was summed before fades to the new maximum.
+    #[inline(always)]
+    unsafe fn end(&mut self) {
+        let (a, r) = (&self.a, self.row);
+        let (top, sum) = (&mut *a.top.add(r), &mut *a.sum.add(r));
+        if *sum != 0.0 && self.top != *top {
+            let fade = (*top - self.shift).exp();
+            *sum *= fade;
+            rows::scale::<F32x16>(fade, a.acc.add(r * a.dv), a.dv);
+        }
+        *sum += self.sums[0].add(self.sums[1]).sum();
+        *top = self.top;
+        self.row += 1;
+        self.group = 0;
+    }
+
+    #[inline(always)]
+    unsafe fn advance(&mut self, mut count: usize) {
+        let groups = self.a.width / DEPTH;
+        while count > 0 && self.row < self.a.rows {
+            if self.group == 0 {
+                self.begin();
+            }
+            let now = count.min(groups - self.group);
+            self.weights(now);
+            count -= now;
+            if self.group == groups {
+                self.end();
+            }
+        }
+    }
+}
+
+impl Beside for Softmax {
+    #[inline(always)]
+    unsafe fn work(&mut self) {
+        self.advance(self.pace);
+    }
+}
+
 unsafe fn multiply(t: Tiles<f32>) {
+    blocks(t, &mut Nothing);
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn absorb(a: Absorb<f32>) {
+    Softmax::new(a, 1).advance(usize::MAX);
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn multiply_absorb(t: Tiles<f32>, a: Absorb<f32>) {
+    const PRODUCTS: usize = 6;
+    let calls = t.rows.div_ceil(2) * t.columns.div_ceil(2) * t.groups * PRODUCTS;
+    let mut softmax = Softmax::new(a, calls);
+    blocks(t, &mut softmax);
+    softmax.advance(usize::MAX);
+}
+
+#[inline(always)]
+unsafe fn blocks(t: Tiles<f32>, beside: &mut impl Beside) {
     let mut column = 0;
     while column < t.columns {
         let two = column + 2 <= t.columns;
@@ -288,41 +443,13 @@ unsafe fn multiply(t: Tiles<f32>) {
             let next =
                 t.b.wrapping_add(if end { column + 2 } else { column } * t.b_column);
             match (pair, two) {
-                (true, true) => block::<2, 2>(&t, row, column, next),
-                (true, false) => block::<2, 1>(&t, row, column, next),
-                (false, true) => block::<1, 2>(&t, row, column, next),
-                (false, false) => block::<1, 1>(&t, row, column, next),
+                (true, true) => block::<2, 2>(&t, row, column, next, beside),
+                (true, false) => block::<2, 1>(&t, row, column, next, beside),
+                (false, true) => block::<1, 2>(&t, row, column, next, beside),
+                (false, false) => block::<1, 1>(&t, row, column, next, beside),
             }
             row += if pair { 2 } else { 1 };
         }
         column += if two { 2 } else { 1 };
-    }
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn absorb(a: Absorb<f32>) {
-    for r in 0..a.rows {
-        let line = a.logits.add(r * a.width);
-        let (top, sum) = (&mut *a.top.add(r), &mut *a.sum.add(r));
-        let new = top.max(exponent::largest::<F32x16>(line, a.width));
-        // −∞ so far: any finite shift keeps e^{−∞} = 0. NaN stays in the logits.
-        let shift = if new == f32::NEG_INFINITY { 0.0 } else { new };
-        let s = F32x16::splat(shift);
-        let mut sums = [F32x16::splat(0.0); 2];
-        let out = a.out.add(r / SIDE * a.out_row);
-        for g in 0..a.width / DEPTH {
-            let p = line.add(g * DEPTH);
-            let x = F32x16::load(p).sub(s).decay();
-            let y = F32x16::load(p.add(16)).sub(s).decay();
-            sums = [sums[0].add(x), sums[1].add(y)];
-            put(out.add(g * LINES), r % SIDE, pairs(x.0, y.0));
-        }
-        if *sum != 0.0 && new != *top {
-            let fade = (*top - shift).exp();
-            *sum *= fade;
-            rows::scale::<F32x16>(fade, a.acc.add(r * a.dv), a.dv);
-        }
-        *sum += sums[0].add(sums[1]).sum();
-        *top = new;
     }
 }

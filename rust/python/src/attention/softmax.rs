@@ -365,7 +365,7 @@ fn compute<T: Float>(
     match data {
         RuleData::Dense { .. } => {
             let rule = |b| data.dense(b, n, m);
-            heads.attend(rule, blocks, 2 * blocks.q, heads.cost(), &mut out, lse_out);
+            heads.attend(rule, blocks, 4 * blocks.q, heads.cost(), &mut out, lse_out);
         }
         RuleData::Local(local) => local_global(&heads, local, blocks, &mut out, lse_out),
         RuleData::Blocks { block, .. } => {

@@ -1,6 +1,6 @@
 //! Products of split numbers against float64, where the processor has them.
 
-use super::super::split::{Engine, Left, Projection, Right};
+use super::super::split::{Engine, Left, Online, Projection, Right};
 use super::*;
 
 /// What runs the products here; a gap is visible.
@@ -133,7 +133,13 @@ fn online_softmax_goes_on() {
             .chunks(width)
             .flat_map(|x| x[from..from + 32].iter().copied())
             .collect();
-        weights.absorb(&part, 32, &mut top, &mut sum, &mut acc[..rows * dv]);
+        weights.absorb(Online {
+            logits: &part,
+            width: 32,
+            top: &mut top,
+            sum: &mut sum,
+            acc: &mut acc[..rows * dv],
+        });
         right.product(&engine, &weights, 0..1, step..step + 1, &mut acc, dv, step > 0);
     }
     for r in 0..rows {
