@@ -34,8 +34,8 @@ __all__ = ["Figure", "add_arguments", "bench_set", "run"]
 SETS = ("routerbench", "mint")
 OURS = "sona (history)"
 ONLINE = ("hybrid", "linear", "knn", "logistic", "linucb", "thompson")
-#: Figures to reach: (set, part, method, measure) → (least or most, value). Those of ``mint`` were set with other models, prices and
-#: a split that are not known here.
+#: Figures to reach: (set, part, method, measure) → (least or most, value). Those of ``mint`` were set with other models,
+#: prices and a split that are not known here.
 TARGETS = {
     ("routerbench", "test", OURS, "AIQ"): (">=", 0.853),
     ("routerbench", "test", OURS, "AIQ over the zero router, lower end"): (">=", 0.02),
