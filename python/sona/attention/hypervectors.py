@@ -194,7 +194,7 @@ def hdc_similarity(a: Any, b: Any, *, dim: int) -> Array:
     x, y = np.atleast_2d(_words("a", a, dim)), np.atleast_2d(_words("b", b, dim))
     if x.ndim != 2 or y.ndim != 2:
         raise ShapeError(f"expected (n, W) and (m, W), got {x.shape} and {y.shape}")
-    return np.asarray(1.0 - _core.hdc_distances(x, y).reshape(len(x), len(y)) * (2.0 / dim))
+    return _core.hdc_similarity(x, y, dim).reshape(len(x), len(y))
 
 
 def hdc_encode(x: Any, *, dim: int = 10_000, seed: int = 0, projection: Any = None) -> Array:

@@ -29,7 +29,7 @@ def _select(x: Any, k: int, threshold: float | None, output: str) -> tuple[Array
     found = _core.winners(x, k)
     if found is None:
         raise ParameterError(f"x: NaN has no order; the first is at {np.argwhere(np.isnan(x))[0].tolist()}")
-    index = found.reshape((*x.shape[:-1], k))
+    index: Array = found
     if threshold is not None:
         if np.isnan(threshold):
             raise ParameterError("threshold: NaN has no order")
@@ -84,6 +84,11 @@ def k_winners(x: Any, k: int, *, threshold: float | None = None, output: str = "
     >>> k_winners([0.3, 0.9, 0.1, 0.9], 2, output="values")
     array([0. , 0.9, 0. , 0.9])
     """
+    if threshold is None and output == "indices" and type(k) is int and 0 <= k < 1 << 32:
+        # The common case in one step; None where something must be converted or refused.
+        found = _core.winners(x, k)
+        if found is not None:
+            return found
     x, index = _select(x, k, threshold, output)
     if output == "indices":
         return index

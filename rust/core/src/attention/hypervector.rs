@@ -4,6 +4,7 @@
 
 use super::threads;
 use crate::kernels::hamming_pairs;
+use std::borrow::Cow;
 
 /// Words of `dim` bits.
 #[must_use]
@@ -130,25 +131,78 @@ pub fn bundle(packed: &[u64], dim: usize, ties: &[u64]) -> Vec<u64> {
         .collect()
 }
 
-/// Differing bits of every row of `a` with every row of `b`, (n, m).
+/// Rows of packed words.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    words: Cow<'a, [u64]>,
+    /// Where the first row begins.
+    offset: usize,
+    n: usize,
+    /// Words from one row to the next.
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `w` words where they are.
+    #[must_use]
+    pub fn borrowed(packed: &'a [u64], w: usize) -> Self {
+        Self {
+            words: Cow::Borrowed(packed),
+            offset: 0,
+            n: packed.len().checked_div(w).unwrap_or(0),
+            stride: w,
+        }
+    }
+
+    /// Copies of rows of `w` words, each begun on a cache line, so that no register load crosses one. What is added is zero.
+    #[must_use]
+    pub fn copied(packed: &[u64], w: usize) -> Self {
+        let (n, stride) = (packed.len().checked_div(w).unwrap_or(0), w.next_multiple_of(8));
+        let mut words = vec![0u64; n * stride + 8];
+        let offset = words.as_ptr().align_offset(64).min(8);
+        for (to, row) in words[offset..]
+            .chunks_exact_mut(stride.max(8))
+            .zip(packed.chunks_exact(w.max(1)))
+        {
+            to[..w].copy_from_slice(row);
+        }
+        Self {
+            words: Cow::Owned(words),
+            offset,
+            n,
+            stride,
+        }
+    }
+
+    fn of(&self, first: usize, n: usize) -> &[u64] {
+        &self.words[self.offset + first * self.stride..][..n * self.stride]
+    }
+}
+
+/// Rows of `a` per piece of work: with four of `b` they stay in the first cache level.
+const PIECE: usize = 16;
+
+/// 1 − 2·(differing bits)/`dim` of every row of `a` with every row of `b`, (n, m).
 #[must_use]
-pub fn distances(a: &[u64], b: &[u64], w: usize) -> Vec<u32> {
-    let (n, m) = (
-        a.len().checked_div(w).unwrap_or(0),
-        b.len().checked_div(w).unwrap_or(0),
-    );
-    let mut out = vec![0u32; n * m];
+pub fn similarities(a: &Rows<'_>, b: &Rows<'_>, dim: usize) -> Vec<f64> {
+    let (n, m) = (a.n, b.n);
+    let mut out = vec![0.0; n * m];
     if out.is_empty() {
         return out;
     }
-    let pieces = out.chunks_mut(16 * m).enumerate().collect();
+    let share = 2.0 / dim as f64;
+    let pieces = out.chunks_mut(PIECE * m).enumerate().collect();
     threads::share(
-        threads::worth(n.div_ceil(16), n * m * w),
+        threads::worth(n.div_ceil(PIECE), n * m * a.stride),
         pieces,
-        || (),
-        |(block, out): (usize, &mut [u32]), ()| {
-            let rows = &a[block * 16 * w..(block * 16 + out.len() / m) * w];
-            hamming_pairs(rows, b, w, out);
+        Vec::new,
+        |(block, out): (usize, &mut [f64]), counts: &mut Vec<u32>| {
+            counts.resize(out.len(), 0);
+            let rows = out.len() / m;
+            hamming_pairs(a.of(block * PIECE, rows), b.of(0, m), a.stride, counts);
+            for (out, count) in out.iter_mut().zip(counts) {
+                *out = 1.0 - f64::from(*count) * share;
+            }
         },
     );
     out

@@ -5,7 +5,9 @@
 use super::heads::Heads;
 use super::threads;
 use super::tile::{Head, Packed, Rule, Span, finite, seen};
-use crate::kernels::real::{Mat, Real, absorb, add_scaled, arcosh_times, inner, matmul, project, scale_by};
+use crate::kernels::real::{
+    Mat, Real, absorb, add_scaled, ball_distances, inner, matmul, project, scale_by, squared_distances,
+};
 use crate::kernels::split::{DEPTH, Engine, Left, Right, SIDE};
 
 /// Queries at a time; a multiple of the product's row blocks.
@@ -345,28 +347,18 @@ impl<T: Real> Ball<T> {
                 let q = &head.q[i * d..(i + 1) * d];
                 let factor = two * self.c * room(&qq[i]);
                 for (part, x) in line.chunks_mut(64).enumerate() {
-                    let range = part * 64..part * 64 + x.len();
-                    let (kk, rk) = (&kk[range.clone()], &rk[range]);
-                    let mut near = false;
-                    for (x, kk) in x.iter_mut().zip(kk) {
-                        let both = qq[i] + *kk;
-                        *x += both;
-                        near |= *x < self.near * both;
+                    let kk = &kk[part * 64..][..x.len()];
+                    if !squared_distances(x, kk, qq[i], self.near) {
+                        continue;
                     }
-                    if near {
-                        for (j, x) in x.iter_mut().enumerate() {
-                            if *x < self.near * (qq[i] + kk[j]) {
-                                let k = &head.k[(part * 64 + j) * d..][..d];
-                                *x = q.iter().zip(k).map(|(a, b)| (*a - *b) * (*a - *b)).sum();
-                            }
+                    for (j, x) in x.iter_mut().enumerate() {
+                        if *x < self.near * (qq[i] + kk[j]) {
+                            let k = &head.k[(part * 64 + j) * d..][..d];
+                            *x = q.iter().zip(k).map(|(a, b)| (*a - *b) * (*a - *b)).sum();
                         }
                     }
-                    for (x, rk) in x.iter_mut().zip(rk) {
-                        let z = *x * factor * *rk;
-                        *x = if z < T::ZERO { T::ZERO } else { z };
-                    }
                 }
-                arcosh_times(line, power);
+                ball_distances(line, rk, factor, power);
             };
             rows.logits(0, &head, &keys[stored], &rule, w, shape);
             let masked = rows.spans.iter().any(|s| s.masked);

@@ -1,20 +1,19 @@
 //! The k largest of a row (k-winner-take-all: Majani et al. 1989, Maass 2000).
 
-use crate::kernels::{self, real::Real};
+use crate::kernels;
 
 /// Positions of the `k` largest of `x`, largest first, equal values (−0 and +0 among them) by position. `None` if a value is NaN.
 #[must_use]
 pub fn winners_f32(x: &[f32], k: usize) -> Option<Vec<usize>> {
-    if has_nan(x) {
-        return None;
-    }
-    Some(kernels::top_k(x, k))
+    kernels::winners(x, k)
 }
 
 /// [`winners_f32`] in double precision.
 #[must_use]
 pub fn winners_f64(x: &[f64], k: usize) -> Option<Vec<usize>> {
-    if has_nan(x) {
+    // Without an early exit within a block: that is what vectorises.
+    let has_nan = |part: &[f64]| part.iter().fold(false, |found, v| found | v.is_nan());
+    if x.chunks(1024).any(has_nan) {
         return None;
     }
     let mut order: Vec<usize> = (0..x.len()).collect();
@@ -26,10 +25,4 @@ pub fn winners_f64(x: &[f64], k: usize) -> Option<Vec<usize>> {
     order.truncate(k);
     order.sort_unstable_by(before);
     Some(order)
-}
-
-fn has_nan<T: Real>(x: &[T]) -> bool {
-    // Without an early exit within a block: that is what vectorises.
-    x.chunks(1024)
-        .any(|part| part.iter().fold(false, |found, v| found | v.is_nan()))
 }

@@ -198,3 +198,36 @@ pub(super) unsafe fn reach<V: Lanes>(x: &[f32], bars: &[f32]) -> u64 {
     }
     bits
 }
+
+/// out[j] ← the largest of out[j] and x[j], x[j + m], x[j + 2m], … over whole rows of m = `out.len()`, a multiple of the register;
+/// NaN is passed over. Returns whether there is no NaN in all of x.
+#[inline(always)]
+pub(super) unsafe fn maxima<V: Lanes>(x: &[f32], out: &mut [f32]) -> bool {
+    let all = (1u32 << (V::N - 1) << 1).wrapping_sub(1);
+    debug_assert!(out.len().is_multiple_of(V::N));
+    let (width, out) = (out.len(), out.as_mut_ptr());
+    let (n, x) = (x.len(), x.as_ptr());
+    let mut ordered = all;
+    let mut at = 0;
+    while width > 0 && at + width <= n {
+        let mut j = 0;
+        while j < width {
+            let v = V::load(x.add(at + j));
+            ordered &= v.at_least(v);
+            v.max(V::load(out.add(j))).store(out.add(j));
+            j += V::N;
+        }
+        at += width;
+    }
+    while at + V::N <= n {
+        let v = V::load(x.add(at));
+        ordered &= v.at_least(v);
+        at += V::N;
+    }
+    let mut rest = true;
+    while at < n {
+        rest &= !(*x.add(at)).is_nan();
+        at += 1;
+    }
+    rest && ordered == all
+}

@@ -148,6 +148,11 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
+        unsafe fn maxima(x: &[f32], out: &mut [f32]) -> bool {
+            dense::maxima::<$lanes>(x, out)
+        }
+
+        #[target_feature(enable = $features)]
         unsafe fn reach_i32(x: &[i32], bar: i32) -> u64 {
             bytes::reach::<$bytes>(x.as_ptr(), x.len(), bar)
         }
@@ -188,6 +193,7 @@ macro_rules! entries {
             accumulate,
             reach,
             reach_i32,
+            maxima,
             dot_i8,
             gemv_i8,
         };

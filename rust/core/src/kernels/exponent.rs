@@ -57,7 +57,7 @@ pub(super) unsafe fn exp_double<V: Simd<E = f64>>(x: V) -> V {
 }
 
 /// e^x for x ≤ 0 as 2ⁿ·2^{−g}, g = n − x·log₂e with |g| ≤ ½, both factors in one fused step: two thirds of the instructions of
-/// [`exp_single`]. The error of log₂e as a float32 grows with |x|: 3e-7 at −20. Polynomial of Cephes `exp2f`.
+/// [`exp_single`]. The error of log₂e as a float32 grows with |x|: 3e-7 at −20.
 #[inline(always)]
 pub(super) unsafe fn decay_single<V: Simd<E = f32>>(x: V) -> V {
     let (p, n) = decay_factors(V::splat(-104.0).max(x));
@@ -69,7 +69,31 @@ pub(super) unsafe fn decay_single<V: Simd<E = f32>>(x: V) -> V {
 pub(super) unsafe fn decay_factors<V: Simd<E = f32>>(x: V) -> (V, V) {
     let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
     let g = x.fma(V::splat(-std::f32::consts::LOG2_E), n);
-    let mut p = V::splat(1.535_336_2e-4);
+    (exp2_fraction(g), n)
+}
+
+/// [`exp_double`]: in double precision there is nothing to save.
+#[inline(always)]
+pub(super) unsafe fn decay_double<V: Simd<E = f64>>(x: V) -> V {
+    exp_double(x)
+}
+
+/// 2^x, in single precision to a few units in the last place; NaN stays NaN, overflow is ∞.
+#[inline(always)]
+pub(super) unsafe fn exp2<V: Simd>(x: V) -> V {
+    if size_of::<V::E>() != 4 {
+        return x.mul(V::splat(V::E::of(std::f64::consts::LN_2))).exp();
+    }
+    // The order keeps NaN.
+    let x = V::splat(V::E::of(-150.0)).max(V::splat(V::E::of(150.0)).min(x));
+    let n = x.round();
+    exp2_fraction(n.sub(x)).pow2(n)
+}
+
+/// 2^{−g} for |g| ≤ ½: the polynomial of Cephes `exp2f`.
+#[inline(always)]
+unsafe fn exp2_fraction<V: Simd>(g: V) -> V {
+    let mut p = V::splat(V::E::of(1.535_336_2e-4));
     for c in [
         -1.339_887_5e-3,
         9.618_437e-3,
@@ -78,15 +102,50 @@ pub(super) unsafe fn decay_factors<V: Simd<E = f32>>(x: V) -> (V, V) {
         -6.931_472e-1,
         1.0,
     ] {
-        p = p.fma(g, V::splat(c));
+        p = p.fma(g, V::splat(V::E::of(c)));
     }
-    (p, n)
+    p
 }
 
-/// [`exp_double`]: in double precision there is nothing to save.
+/// ln(1 + y) for y ≥ 0, nowhere with cancellation.
+///
+/// With 1 + r = (1 + y)·2^{−e} between √½ and √2 it is e·ln 2 + ln(1 + r), r = y·2^{−e} − (1 − 2^{−e}). In single precision the
+/// polynomial of Cephes `logf`, in double precision 11 terms of 2·artanh(r/(2 + r)) = 2·Σ s^{2k+1}/(2k + 1), s² ≤ .03.
 #[inline(always)]
-pub(super) unsafe fn decay_double<V: Simd<E = f64>>(x: V) -> V {
-    exp_double(x)
+pub(super) unsafe fn ln_1p<V: Simd>(y: V) -> V {
+    let (zero, one) = (V::splat(V::E::ZERO), V::splat(V::E::ONE));
+    let e = one
+        .add(y)
+        .mul(V::splat(V::E::of(std::f64::consts::SQRT_2)))
+        .exponent();
+    let scale = one.pow2(zero.sub(e));
+    let r = y.fma(scale, scale.sub(one));
+    let log = if size_of::<V::E>() == 4 {
+        let mut p = V::splat(V::E::of(7.037_683_6e-2));
+        for c in [
+            -1.151_461e-1,
+            1.167_699_9e-1,
+            -1.242_014_1e-1,
+            1.424_932_3e-1,
+            -1.666_805_8e-1,
+            2.000_071_5e-1,
+            -2.499_999_4e-1,
+            3.333_333_1e-1,
+        ] {
+            p = p.fma(r, V::splat(V::E::of(c)));
+        }
+        let square = r.mul(r);
+        p.mul(r).sub(V::splat(V::E::of(0.5))).fma(square, r)
+    } else {
+        let s = r.div(V::splat(V::E::of(2.0)).add(r));
+        let square = s.mul(s);
+        let mut sum = V::splat(V::E::of(1.0 / 21.0));
+        for k in (0..10).rev() {
+            sum = sum.fma(square, V::splat(V::E::of(1.0 / f64::from(2 * k + 1))));
+        }
+        s.add(s).mul(sum)
+    };
+    e.fma(V::splat(V::E::of(std::f64::consts::LN_2)), log)
 }
 
 #[inline(always)]

@@ -60,8 +60,9 @@ pub fn hamming_pairs(a: &[u64], b: &[u64], w: usize, out: &mut [u32]) {
         a.len() == n * w && b.len() == m * w && out.len() == n * m,
         "hamming_pairs: expected a (n, w), b (m, w), out (n, m)"
     );
-    for i in (0..n).step_by(SIDE) {
-        for j in (0..m).step_by(SIDE) {
+    // Rows of `a` inside: the caller's sixteen stay in the first cache level.
+    for j in (0..m).step_by(SIDE) {
+        for i in (0..n).step_by(SIDE) {
             #[cfg(target_arch = "x86_64")]
             if i + SIDE <= n
                 && j + SIDE <= m
@@ -227,12 +228,27 @@ mod x86 {
             }
         }
         let mut out = [[0; SIDE]; SIDE];
-        for r in 0..SIDE {
-            for c in 0..SIDE {
-                out[r][c] = _mm512_reduce_add_epi64(sums[r][c]) as u32;
-            }
+        for (out, rows) in out.as_chunks_mut::<2>().0.iter_mut().zip(sums.as_chunks::<2>().0) {
+            let counts = _mm512_cvtepi64_epi32(eight_sums(rows));
+            // SAFETY: two rows are 32 writable bytes; the store needs no alignment.
+            unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), counts) };
         }
         out
+    }
+
+    /// Lane i: the sum of the lanes of register i, two rows of four registers counted on.
+    #[target_feature(enable = "avx512f")]
+    fn eight_sums(v: &[[__m512i; SIDE]; 2]) -> __m512i {
+        let add = |a, b| _mm512_add_epi64(a, b);
+        // Lanes (a, b) of each quarter.
+        let two = |a, b| add(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+        // Quarters of a and of b, added in pairs.
+        let fold = |a, b| {
+            let even = _mm512_shuffle_i64x2::<0b10_00_10_00>(a, b);
+            add(even, _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b))
+        };
+        let half = |v: &[__m512i; SIDE]| fold(two(v[0], v[1]), two(v[2], v[3]));
+        fold(half(&v[0]), half(&v[1]))
     }
 
     #[target_feature(enable = "avx2")]

@@ -16,6 +16,7 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod ball;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
 #[cfg(target_arch = "x86_64")]
@@ -331,6 +332,12 @@ pub fn gemv_i8(rows: &[i8], d: usize, q: &[i8], out: &mut [i32]) {
 #[must_use]
 pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {
     select::top_k(values, k)
+}
+
+/// [`top_k`]; `None` where a value is NaN.
+#[must_use]
+pub fn winners(values: &[f32], k: usize) -> Option<Vec<usize>> {
+    select::winners(values, k)
 }
 
 /// Asks for the cache lines of `x` ahead of use. Nothing happens where the processor has no such instruction.

@@ -67,6 +67,7 @@ pub struct RealTable<T> {
     pub(super) project: unsafe fn(&[T], &[T], &mut [T]),
     pub(super) scan: unsafe fn(Scan<T>),
     pub(super) decay_step: unsafe fn(&mut [T], T, T, &[T], &[T]) -> T,
+    pub(super) ln_1p: unsafe fn(&mut [T]),
     pub(super) softplus: unsafe fn(&mut [T]),
     pub(super) gate_silu: unsafe fn(&mut [T], &[T]),
     /// Numbers per edge and head, values of a node.
@@ -74,13 +75,14 @@ pub struct RealTable<T> {
     pub(super) products: unsafe fn(Near<'_, T>, &[T], &mut [T]),
     pub(super) scores: unsafe fn(Near<'_, T>, &[T], &[T], T, &mut [T]),
     pub(super) elu_plus_one: unsafe fn(&mut [T]),
-    pub(super) arcosh: unsafe fn(&mut [T], T),
+    pub(super) apart: unsafe fn(&mut [T], &[T], T, T) -> bool,
+    pub(super) distances: unsafe fn(&mut [T], &[T], T, T),
 }
 
 macro_rules! table {
     ($name:ident, $t:ty, $lanes:ty, $($features:literal)?) => {
         mod $name {
-            use super::super::{exponent, matmul, neighbours, recurrence, rows, transpose};
+            use super::super::{ball, exponent, matmul, neighbours, recurrence, rows, transpose};
             use super::*;
 
             $(#[target_feature(enable = $features)])?
@@ -144,6 +146,11 @@ macro_rules! table {
                 unsafe { recurrence::decay_step::<$lanes>(h.as_mut_ptr(), decay, gain, b.as_ptr(), c.as_ptr(), h.len()) }
             }
             $(#[target_feature(enable = $features)])?
+            unsafe fn ln_1p(x: &mut [$t]) {
+                // SAFETY: the slice's own length.
+                unsafe { recurrence::ln_1p::<$lanes>(x.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
             unsafe fn softplus(x: &mut [$t]) {
                 // SAFETY: the slice's own length.
                 unsafe { recurrence::softplus::<$lanes>(x.as_mut_ptr(), x.len()) }
@@ -174,9 +181,14 @@ macro_rules! table {
                 unsafe { recurrence::elu_plus_one::<$lanes>(x.as_mut_ptr(), x.len()) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn arcosh(x: &mut [$t], p: $t) {
-                // SAFETY: the slice's own length.
-                unsafe { recurrence::arcosh::<$lanes>(x.as_mut_ptr(), x.len(), p) }
+            unsafe fn apart(x: &mut [$t], squares: &[$t], own: $t, near: $t) -> bool {
+                // SAFETY: the caller has compared the lengths.
+                unsafe { ball::apart::<$lanes>(x.as_mut_ptr(), squares.as_ptr(), x.len(), own, near) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn distances(x: &mut [$t], room: &[$t], factor: $t, p: $t) {
+                // SAFETY: the caller has compared the lengths.
+                unsafe { ball::distances::<$lanes>(x.as_mut_ptr(), room.as_ptr(), x.len(), factor, p) }
             }
             pub(super) static TABLE: RealTable<$t> = RealTable {
                 multiply,
@@ -191,13 +203,15 @@ macro_rules! table {
                 project,
                 scan,
                 decay_step,
+                ln_1p,
                 softplus,
                 gate_silu,
                 weighted,
                 products,
                 scores,
                 elu_plus_one,
-                arcosh,
+                apart,
+                distances,
             };
         }
     };
@@ -467,6 +481,12 @@ pub fn decay_step<T: Real>(h: &mut [T], decay: T, gain: T, b: &[T], c: &[T]) -> 
     unsafe { (T::kernels().decay_step)(h, decay, gain, b, c) }
 }
 
+/// x ← ln(1 + x) for x ≥ 0, without cancellation near 0.
+pub fn ln_1p_in_place<T: Real>(x: &mut [T]) {
+    // SAFETY: the table is this processor's.
+    unsafe { (T::kernels().ln_1p)(x) }
+}
+
 /// x ← ln(1 + e^x), without overflow.
 pub fn softplus<T: Real>(x: &mut [T]) {
     // SAFETY: the table is this processor's.
@@ -486,8 +506,17 @@ pub fn elu_plus_one<T: Real>(x: &mut [T]) {
     unsafe { (T::kernels().elu_plus_one)(x) }
 }
 
-/// x ← −p·arcosh(1 + x) for x ≥ 0, without cancellation near 0.
-pub fn arcosh_times<T: Real>(x: &mut [T], p: T) {
-    // SAFETY: the table is this processor's.
-    unsafe { (T::kernels().arcosh)(x, p) }
+/// x ← x + own + squares: ‖q − k‖² from x = −2q·k, ‖q‖² and ‖k‖². Returns whether one came out below `near` times its sum of
+/// squares, so that it has lost digits.
+pub fn squared_distances<T: Real>(x: &mut [T], squares: &[T], own: T, near: T) -> bool {
+    assert_eq!(x.len(), squares.len(), "squared_distances: lengths differ");
+    // SAFETY: equal lengths; the table is this processor's.
+    unsafe { (T::kernels().apart)(x, squares, own, near) }
+}
+
+/// x ← −p·arcosh(1 + z), z = x·factor·room, or 0 where that is negative; without cancellation near 0.
+pub fn ball_distances<T: Real>(x: &mut [T], room: &[T], factor: T, p: T) {
+    assert_eq!(x.len(), room.len(), "ball_distances: lengths differ");
+    // SAFETY: equal lengths; the table is this processor's.
+    unsafe { (T::kernels().distances)(x, room, factor, p) }
 }

@@ -4,6 +4,7 @@
     reason = "one contract for the module, stated in `simd`"
 )]
 
+use super::exponent;
 use super::real::Real;
 use super::simd::Simd;
 
@@ -30,7 +31,7 @@ pub(super) struct Scan<T> {
 }
 
 #[inline(always)]
-unsafe fn get<V: Simd>(p: *const V::E, part: usize) -> V {
+pub(super) unsafe fn get<V: Simd>(p: *const V::E, part: usize) -> V {
     if part == V::N {
         V::load(p)
     } else {
@@ -39,7 +40,7 @@ unsafe fn get<V: Simd>(p: *const V::E, part: usize) -> V {
 }
 
 #[inline(always)]
-unsafe fn put<V: Simd>(v: V, p: *mut V::E, part: usize) {
+pub(super) unsafe fn put<V: Simd>(v: V, p: *mut V::E, part: usize) {
     if part == V::N {
         v.store(p);
     } else {
@@ -51,26 +52,51 @@ unsafe fn put<V: Simd>(v: V, p: *mut V::E, part: usize) {
 #[inline(always)]
 pub(super) unsafe fn scan<V: Simd>(s: Scan<V::E>) {
     let mut at = 0;
-    while at < s.d {
-        let part = V::N.min(s.d - at);
-        for t in 0..s.steps {
-            let row = t * s.d + at;
-            let delta: V = get(s.delta.add(row), part);
-            let input = delta.mul(get(s.u.add(row), part));
-            let mut y = [V::splat(V::E::ZERO); 2];
-            for k in 0..s.n {
-                let state = s.h.add(k * s.d + at);
-                let decay = delta.mul(get(s.a.add(k * s.d + at), part)).exp();
-                let gain = V::splat(*s.b.add(t * s.n + k));
-                let h = decay.fma(get(state, part), input.mul(gain));
-                put(h, state, part);
-                let c = V::splat(*s.c.add(t * s.n + k));
-                y[k % 2] = h.fma(c, y[k % 2]);
-            }
-            put(y[0].add(y[1]), s.y.add(row), part);
-        }
-        at += part;
+    while at + V::N <= s.d {
+        channels::<V, true>(s, at);
+        at += V::N;
     }
+    if at < s.d {
+        channels::<V, false>(s, at);
+    }
+}
+
+/// The channels from `at` on: one register of them, a whole one where `WHOLE`.
+#[inline(always)]
+unsafe fn channels<V: Simd, const WHOLE: bool>(s: Scan<V::E>, at: usize) {
+    let part = if WHOLE { V::N } else { s.d - at };
+    let log2e = V::splat(V::E::of(std::f64::consts::LOG2_E));
+    for t in 0..s.steps {
+        let row = t * s.d + at;
+        let delta: V = get(s.delta.add(row), part);
+        let input = delta.mul(get(s.u.add(row), part));
+        let rate = delta.mul(log2e);
+        let (b, c) = (s.b.add(t * s.n), s.c.add(t * s.n));
+        // Two sums, so that additions do not wait for each other.
+        let (mut even, mut odd) = (V::splat(V::E::ZERO), V::splat(V::E::ZERO));
+        let mut k = 0;
+        while k + 2 <= s.n {
+            even = cell(s, at, part, k, rate, input.mul(V::splat(*b.add(k)))).fma(V::splat(*c.add(k)), even);
+            let next = k + 1;
+            odd = cell(s, at, part, next, rate, input.mul(V::splat(*b.add(next))))
+                .fma(V::splat(*c.add(next)), odd);
+            k += 2;
+        }
+        if k < s.n {
+            even = cell(s, at, part, k, rate, input.mul(V::splat(*b.add(k)))).fma(V::splat(*c.add(k)), even);
+        }
+        put(even.add(odd), s.y.add(row), part);
+    }
+}
+
+/// State k of some channels one step on: h ← 2^{rate·A}·h + gain.
+#[inline(always)]
+unsafe fn cell<V: Simd>(s: Scan<V::E>, at: usize, part: usize, k: usize, rate: V, gain: V) -> V {
+    let state = s.h.add(k * s.d + at);
+    let decay = exponent::exp2(rate.mul(get(s.a.add(k * s.d + at), part)));
+    let h = decay.fma(get(state, part), gain);
+    put(h, state, part);
+    h
 }
 
 /// h ← decay·h + gain·b; returns h·c.
@@ -97,26 +123,28 @@ pub(super) unsafe fn decay_step<V: Simd>(
     y.sum()
 }
 
-/// ln(1 + e^x) = max(x, 0) + ln(1 + e^{−|x|}), the logarithm by its series 2·artanh(z/(2 + z)) = 2·Σ s^{2k+1}/(2k + 1), s ≤ 1/3:
-/// 17 terms reach double precision.
+/// x ← ln(1 + x) for x ≥ 0.
+#[inline(always)]
+pub(super) unsafe fn ln_1p<V: Simd>(x: *mut V::E, n: usize) {
+    let mut at = 0;
+    while at < n {
+        let part = V::N.min(n - at);
+        put(exponent::ln_1p::<V>(get(x.add(at), part)), x.add(at), part);
+        at += part;
+    }
+}
+
+/// ln(1 + e^x) = max(x, 0) + ln(1 + e^{−|x|}).
 #[inline(always)]
 pub(super) unsafe fn softplus<V: Simd>(x: *mut V::E, n: usize) {
-    let (zero, two) = (V::splat(V::E::ZERO), V::splat(V::E::of(2.0)));
-    let terms: usize = if size_of::<V::E>() == 4 { 8 } else { 17 };
+    let zero = V::splat(V::E::ZERO);
     let mut at = 0;
     while at < n {
         let part = V::N.min(n - at);
         let v: V = get(x.add(at), part);
         // The order keeps NaN.
-        let up = zero.max(v);
-        let z = v.min(zero.sub(v)).exp();
-        let s = z.div(two.add(z));
-        let square = s.mul(s);
-        let mut sum = V::splat(V::E::of(1.0 / (2 * terms - 1) as f64));
-        for k in (1..terms).rev() {
-            sum = sum.fma(square, V::splat(V::E::of(1.0 / (2 * k - 1) as f64)));
-        }
-        put(two.mul(s).fma(sum, up), x.add(at), part);
+        let log = exponent::ln_1p(v.min(zero.sub(v)).exp());
+        put(zero.max(v).add(log), x.add(at), part);
         at += part;
     }
 }
@@ -145,35 +173,6 @@ pub(super) unsafe fn elu_plus_one<V: Simd>(x: *mut V::E, n: usize) {
         let v: V = get(x.add(at), part);
         // The order keeps NaN.
         put(zero.max(v).add(zero.min(v).decay()), x.add(at), part);
-        at += part;
-    }
-}
-
-/// x ← −p·arcosh(1 + x) for x ≥ 0, arcosh(1 + x) = ln(1 + y) with y = x + √(x(x + 2)), nowhere with cancellation.
-///
-/// With e = ⌊log₂(1 + y)⌋: ln(1 + y) = e·ln 2 + ln(1 + r), r = y·2^{−e} − (1 − 2^{−e}) in 0..1, the logarithm by the series of
-/// [`softplus`].
-#[inline(always)]
-pub(super) unsafe fn arcosh<V: Simd>(x: *mut V::E, n: usize, p: V::E) {
-    let (zero, one, two) = (V::splat(V::E::ZERO), V::splat(V::E::ONE), V::splat(V::E::of(2.0)));
-    let (p, ln2) = (V::splat(-p), V::splat(V::E::of(std::f64::consts::LN_2)));
-    let terms: usize = if size_of::<V::E>() == 4 { 8 } else { 17 };
-    let mut at = 0;
-    while at < n {
-        let part = V::N.min(n - at);
-        let v: V = get(x.add(at), part);
-        let y = v.add(v.mul(v.add(two)).sqrt());
-        let e = one.add(y).exponent();
-        let scale = one.pow2(zero.sub(e));
-        let r = y.fma(scale, scale.sub(one));
-        let s = r.div(two.add(r));
-        let square = s.mul(s);
-        let mut sum = V::splat(V::E::of(1.0 / (2 * terms - 1) as f64));
-        for k in (1..terms).rev() {
-            sum = sum.fma(square, V::splat(V::E::of(1.0 / (2 * k - 1) as f64)));
-        }
-        let log = e.fma(ln2, two.mul(s).mul(sum));
-        put(p.mul(log), x.add(at), part);
         at += part;
     }
 }

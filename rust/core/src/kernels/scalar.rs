@@ -264,6 +264,18 @@ pub fn reach_i32(x: &[i32], bar: i32) -> u64 {
     x.iter().rev().fold(0, |bits, v| bits << 1 | u64::from(*v >= bar))
 }
 
+/// out[j] ← the largest of out[j] and x[j], x[j + m], … over whole rows of m = `out.len()`; NaN is passed over. Returns whether
+/// there is no NaN.
+#[must_use]
+pub fn maxima(x: &[f32], out: &mut [f32]) -> bool {
+    for row in x.chunks_exact(out.len().max(1)) {
+        for (m, v) in out.iter_mut().zip(row) {
+            *m = m.max(*v);
+        }
+    }
+    !x.iter().any(|v| v.is_nan())
+}
+
 /// Positions of the `k` largest values, best first, ties by position. NaN ranks with −∞, −0 with +0.
 #[must_use]
 pub fn top_k(values: &[f32], k: usize) -> Vec<usize> {

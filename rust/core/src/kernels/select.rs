@@ -154,9 +154,38 @@ impl<T: Score> TopK<T> {
     }
 }
 
+/// Values per column of a table below which the k-th best of the column maxima is not looked for.
+const ROWS: usize = 8;
+
+/// Positions of the `k` largest values, best first, ties by position, NaN as −∞; and whether there is no NaN.
+///
+/// Long rows are folded to a table of 2k columns. The k-th best of their maxima is at most the k-th best value, so what is below
+/// it is out; of values in random order about 1.4 k remain.
+fn best(values: &[f32], k: usize) -> (Vec<usize>, bool) {
+    let k = k.min(values.len());
+    let width = (2 * k).next_multiple_of(64);
+    let folds = k > 0 && values.len() >= ROWS * width;
+    let mut maxima = vec![f32::NEG_INFINITY; if folds { width } else { 0 }];
+    // SAFETY: the width is a multiple of every register; the table is this processor's.
+    let ordered = unsafe { (table().maxima)(values, &mut maxima) };
+    let mut top = TopK::new(k);
+    if folds {
+        let (_, bar, _) = maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        top.bar = *bar;
+        // NaN reaches no bar, but ranks with −∞.
+        top.open = *bar == f32::NEG_INFINITY;
+    }
+    top.extend(0, values);
+    (top.into_sorted().into_iter().map(|e| e.1).collect(), ordered)
+}
+
 /// Positions of the `k` largest values, best first, ties by position. NaN ranks with −∞.
 pub(super) fn top_k(values: &[f32], k: usize) -> Vec<usize> {
-    let mut top = TopK::new(k.min(values.len()));
-    top.extend(0, values);
-    top.into_sorted().into_iter().map(|e| e.1).collect()
+    best(values, k).0
+}
+
+/// [`top_k`]; `None` where a value is NaN.
+pub(super) fn winners(values: &[f32], k: usize) -> Option<Vec<usize>> {
+    let (order, ordered) = best(values, k);
+    ordered.then_some(order)
 }

@@ -69,6 +69,7 @@ pub(super) struct Table {
     pub accumulate: unsafe fn(f64, &[f32], &mut [f64]),
     pub reach: unsafe fn(&[f32], &[f32]) -> u64,
     pub reach_i32: unsafe fn(&[i32], i32) -> u64,
+    pub maxima: unsafe fn(&[f32], &mut [f32]) -> bool,
     pub dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
     pub gemv_i8: unsafe fn(&[i8], usize, &[i8], &mut [i32]),
 }
@@ -99,6 +100,7 @@ static SCALAR: Table = Table {
     accumulate: nearest::accumulate_in_order,
     reach: scalar::reach,
     reach_i32: scalar::reach_i32,
+    maxima: scalar::maxima,
     dot_i8: scalar::dot_i8,
     gemv_i8: scalar::gemv_i8,
 };

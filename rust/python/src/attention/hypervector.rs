@@ -50,20 +50,25 @@ pub(super) fn hdc_bundle<'py>(
     Ok(flat(py, hv::bundle(x.values()?, dim, ties.values()?)))
 }
 
-/// Words compared (about 50 µs) from which the GIL is released.
+/// Bits packed, or words compared (about 50 µs), from which the GIL is released.
 const DETACH_FROM: usize = 400_000;
 
-/// Differing bits of all pairs of contiguous rows of words, flat int64.
+/// 1 − 2·(differing bits)/dim of all pairs of contiguous rows of words, flat.
 #[pyfunction]
-pub(super) fn hdc_distances<'py>(
+pub(super) fn hdc_similarity<'py>(
     py: Python<'py>,
     a: &Bound<'py, PyAny>,
     b: &Bound<'py, PyAny>,
+    dim: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (a, b) = (Operand::<u64>::new(a)?, Operand::<u64>::new(b)?);
     let w = a.axis(0);
     let detach = a.values()?.len() * (b.values()?.len() / w.max(1)) >= DETACH_FROM;
-    let (x, y) = (a.take(detach)?, b.take(detach)?);
-    let found = run(py, detach, || hv::distances(&x, &y, w));
-    Ok(flat(py, found.into_iter().map(i64::from).collect::<Vec<_>>()))
+    let rows = if detach {
+        hv::Rows::copied
+    } else {
+        hv::Rows::borrowed
+    };
+    let (x, y) = (rows(a.values()?, w), rows(b.values()?, w));
+    Ok(flat(py, run(py, detach, || hv::similarities(&x, &y, dim))))
 }

@@ -36,5 +36,5 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(hypervector::hdc_unpack, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_permute, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_bundle, m)?)?;
-    m.add_function(wrap_pyfunction!(hypervector::hdc_distances, m)?)
+    m.add_function(wrap_pyfunction!(hypervector::hdc_similarity, m)?)
 }

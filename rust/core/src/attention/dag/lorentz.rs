@@ -7,6 +7,7 @@
 use super::topological::{Side, levels};
 use super::{Adjacency, Dag};
 use crate::attention::threads;
+use crate::kernels::real::ln_1p_in_place;
 
 /// Curvature −K, softmax temperature, length of an edge (all above 0).
 #[derive(Debug, Clone, Copy)]
@@ -99,20 +100,31 @@ impl Row {
         self
     }
 
-    /// arcosh of the first entry. The other two are its sinh, which is exact near 0 as well.
-    fn rapidity(&self) -> f64 {
+    /// y with arcosh of the first entry = log + ln(1 + y). The other two entries are its sinh s, exact near 0 as well:
+    /// y = s + √(1 + s²) − 1 without cancellation.
+    fn beyond(&self) -> f64 {
         if self.log > 0.0 {
-            self.log + (2.0 * self.x[0]).ln()
-        } else {
-            let sinh = (self.x[1] * self.x[1] + self.x[2] * self.x[2]).sqrt();
-            if sinh > 1e10 {
-                (2.0 * sinh).ln()
-            } else if sinh > 0.5 {
-                (sinh + (1.0 + sinh * sinh).sqrt()).ln()
-            } else {
-                sinh.asinh()
-            }
+            return 2.0 * self.x[0] - 1.0;
         }
+        let square = self.x[1] * self.x[1] + self.x[2] * self.x[2];
+        let sinh = square.sqrt();
+        let more = if sinh > 1e10 {
+            sinh - 1.0
+        } else {
+            square / (1.0 + (1.0 + square).sqrt())
+        };
+        sinh + more
+    }
+}
+
+/// Distances of the ends of `rows` where the curvature is −root².
+fn distances(rows: &[Row], root: f64, out: &mut [f64]) {
+    for (out, row) in out.iter_mut().zip(rows) {
+        *out = row.beyond();
+    }
+    ln_1p_in_place(out);
+    for (out, row) in out.iter_mut().zip(rows) {
+        *out = (row.log + *out) / root;
     }
 }
 
@@ -190,7 +202,8 @@ pub fn from_node(dag: &Dag, node: usize, space: Space) -> (Vec<f64>, Vec<f64>, V
     let mut rows = vec![Row::default(); dag.len() + 1];
     tree.walk(node, &Boost::new(space.step), &mut rows);
     let root = space.curvature.sqrt();
-    let distance: Vec<f64> = rows[..dag.len()].iter().map(|r| r.rapidity() / root).collect();
+    let mut distance = vec![0.0; dag.len()];
+    distances(&rows, root, &mut distance);
     let mut scores = vec![0.0; dag.len()];
     attention(&distance, space, &mut scores);
     (scores, distance, named(&tree.parent))
@@ -219,9 +232,7 @@ pub fn all(dag: &Dag, space: Space) -> (Vec<f64>, Vec<f64>, Vec<i64>) {
         || vec![Row::default(); n + 1],
         |(from, out), rows| {
             tree.walk(from, &boost, rows);
-            for v in from + 1..n {
-                out[v] = rows[v].rapidity() / root;
-            }
+            distances(&rows[from + 1..n], root, &mut out[from + 1..]);
         },
     );
     for v in 0..n {

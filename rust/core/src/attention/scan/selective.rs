@@ -3,9 +3,12 @@
 use super::sequence;
 use crate::attention::threads;
 use crate::kernels::real::{Real, gate_silu, selective_scan, softplus};
+use std::ops::Range;
 
 /// Steps between the states that a backward pass keeps; those in between are computed again.
 const CHECKPOINT: usize = 64;
+/// Steps that a forward pass takes at a time, all channels of them, so that the operands stay in the first cache level.
+const STRETCH: usize = 16;
 
 /// Operands of a selective scan for `batch` sequences of `steps` steps.
 #[derive(Clone, Copy, Debug)]
@@ -55,20 +58,20 @@ impl<T: Real> Selective<'_, T> {
         self.batch * self.steps * self.d * self.n * 12
     }
 
-    /// Δ of one sequence (steps, d).
-    fn step_sizes(&self, i: usize) -> Vec<T> {
-        let mut delta = sequence(self.delta, i, self.steps * self.d).to_vec();
+    /// Δ of the places `at` of one sequence (steps, d): whole steps.
+    fn step_sizes(&self, i: usize, at: Range<usize>, out: &mut Vec<T>) {
+        out.clear();
+        out.extend_from_slice(&sequence(self.delta, i, self.steps * self.d)[at]);
         if let Some(bias) = self.bias {
-            for row in delta.chunks_exact_mut(self.d.max(1)) {
+            for row in out.chunks_exact_mut(self.d.max(1)) {
                 for (x, b) in row.iter_mut().zip(bias) {
                     *x += *b;
                 }
             }
         }
         if self.softplus {
-            softplus(&mut delta);
+            softplus(out);
         }
-        delta
     }
 
     fn start(&self, i: usize) -> Vec<T> {
@@ -93,34 +96,42 @@ impl<T: Real> Selective<'_, T> {
         threads::share(
             threads::worth(self.batch, self.cost()),
             pieces,
-            || (),
-            |(i, y, state): (usize, &mut [T], &mut [T]), ()| {
-                let u = sequence(self.u, i, row);
-                let delta = self.step_sizes(i);
+            Vec::new,
+            |(i, y, state): (usize, &mut [T], &mut [T]), delta| {
+                let (d, n) = (self.d, self.n);
                 let mut h = self.start(i);
-                let maps = self.steps * self.n;
-                let (b, c) = (sequence(self.b, i, maps), sequence(self.c, i, maps));
-                selective_scan(self.d, self.n, u, &delta, &a, b, c, &mut h, y);
-                self.finish(i, u, y);
-                state.copy_from_slice(&transposed(&h, self.n, self.d));
+                let maps = self.steps * n;
+                let (u, b, c) = (
+                    sequence(self.u, i, row),
+                    sequence(self.b, i, maps),
+                    sequence(self.c, i, maps),
+                );
+                for first in (0..self.steps).step_by(STRETCH) {
+                    let last = (first + STRETCH).min(self.steps);
+                    let (r, m) = (first * d..last * d, first * n..last * n);
+                    self.step_sizes(i, r.clone(), delta);
+                    let y = &mut y[r.clone()];
+                    selective_scan(d, n, &u[r.clone()], delta, &a, &b[m.clone()], &c[m], &mut h, y);
+                    self.finish(i, r, y);
+                }
+                state.copy_from_slice(&transposed(&h, n, d));
             },
         );
     }
 
-    /// Adds the skip and applies the gate.
-    fn finish(&self, i: usize, u: &[T], y: &mut [T]) {
+    /// Adds the skip and applies the gate to the outputs `y` of the places `at`, whole steps.
+    fn finish(&self, i: usize, at: Range<usize>, y: &mut [T]) {
+        let (row, d) = (self.steps * self.d, self.d.max(1));
         if let Some(skip) = self.skip {
-            for (y, u) in y
-                .chunks_exact_mut(self.d.max(1))
-                .zip(u.chunks_exact(self.d.max(1)))
-            {
+            let u = &sequence(self.u, i, row)[at.clone()];
+            for (y, u) in y.chunks_exact_mut(d).zip(u.chunks_exact(d)) {
                 for ((y, u), s) in y.iter_mut().zip(u).zip(skip) {
                     *y += *s * *u;
                 }
             }
         }
         if let Some(z) = self.z {
-            gate_silu(y, sequence(z, i, self.steps * self.d));
+            gate_silu(y, &sequence(z, i, row)[at]);
         }
     }
 
@@ -185,7 +196,8 @@ impl<T: Real> Selective<'_, T> {
         let (row, maps) = (steps * d, steps * n);
         let u = sequence(self.u, i, row);
         let (b, c) = (sequence(self.b, i, maps), sequence(self.c, i, maps));
-        let delta = self.step_sizes(i);
+        let mut delta = Vec::new();
+        self.step_sizes(i, 0..row, &mut delta);
         // Forward once more, keeping a state per stretch, and the outputs before skip and gate.
         let mut plain = vec![T::ZERO; row];
         let mut h = self.start(i);

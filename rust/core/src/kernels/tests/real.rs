@@ -175,11 +175,29 @@ fn activations<T: Real>() {
                 };
             }
             let before = wide(&x[1..]);
+            let mut logs = x[1..].to_vec();
             // SAFETY: the processor has this tier.
-            unsafe { (t.arcosh)(&mut x[1..], T::of(2.0)) };
+            unsafe { (t.ln_1p)(&mut logs) };
+            for (got, x) in wide(&logs).iter().zip(wide(&x[1..])) {
+                near(*got, x.ln_1p(), x.ln_1p() * unit * 4.0, "ln(1 + x)");
+            }
+            let room = vec![T::of(0.5); n];
+            // SAFETY: the processor has this tier, the lengths are equal.
+            unsafe { (t.distances)(&mut x[1..], &room, T::of(2.0), T::of(2.0)) };
             for (got, x) in wide(&x[1..]).iter().zip(&before) {
                 let want = -2.0 * (x + (x * (x + 2.0)).sqrt()).ln_1p();
                 near(*got, want, want.abs() * unit * 10.0, "arcosh");
+            }
+            let (squares, mut x) = (vec![T::of(3.0); n], vec![T::of(-4.5); n]);
+            for close in [false, true] {
+                if let (true, Some(last)) = (close, x.last_mut()) {
+                    *last = T::of(-4.99);
+                }
+                let mut x = x.clone();
+                // SAFETY: as above.
+                let lost = unsafe { (t.apart)(&mut x, &squares, T::of(2.0), T::of(0.01)) };
+                assert_eq!(lost, close && n > 0);
+                assert!(x.iter().take(n.max(1) - 1).all(|x| *x == T::of(0.5)));
             }
             let (y, z) = (reals::<T>(n + 1, 7), reals::<T>(n + 1, 8));
             let mut gated = y.clone();

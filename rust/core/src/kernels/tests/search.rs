@@ -100,6 +100,56 @@ fn every_tier_marks_the_scores_that_reach_the_bar() {
 }
 
 #[test]
+fn every_tier_finds_the_maxima_of_columns_and_nan() {
+    for t in tables() {
+        for (n, width) in [(0, 64), (63, 64), (200, 64), (1000, 128), (37, 0)] {
+            let x = normal(n, 41);
+            for spoilt in std::iter::once(None).chain((0..n).step_by(7).map(Some)) {
+                let mut x = x.clone();
+                if let Some(i) = spoilt {
+                    x[i] = f32::NAN;
+                }
+                let (mut got, mut want) = (vec![f32::NEG_INFINITY; width], vec![f32::NEG_INFINITY; width]);
+                // SAFETY: the processor has this tier.
+                let ordered = unsafe { (t.maxima)(&x, &mut got) };
+                assert_eq!(ordered, spoilt.is_none(), "{n} {width} {spoilt:?}");
+                assert!(scalar::maxima(&x, &mut want) == ordered && got == want);
+            }
+        }
+    }
+}
+
+#[test]
+fn long_rows_rank_as_the_reference() {
+    let mut rows = vec![
+        normal(5000, 42),
+        vec![1.0; 3000],
+        vec![f32::NAN; 2000],
+        vec![f32::NEG_INFINITY; 2000],
+    ];
+    // All winners in one column; ties across the bar; NaN among them.
+    rows.push(
+        (0..4096)
+            .map(|i| if i % 128 == 5 { i as f32 } else { -1.0 })
+            .collect(),
+    );
+    rows.push((0..4096).map(|i| (i * 7 % 13) as f32).collect());
+    rows.push(
+        (0..4096)
+            .map(|i| if i % 3 == 0 { f32::NAN } else { (i % 50) as f32 })
+            .collect(),
+    );
+    for x in &rows {
+        for k in [0, 1, 5, 64, 150, x.len()] {
+            let want = scalar::top_k(x, k);
+            assert_eq!(top_k(x, k), want, "k {k}");
+            let none = x.iter().any(|v| v.is_nan());
+            assert_eq!(winners(x, k), (!none).then_some(want));
+        }
+    }
+}
+
+#[test]
 fn byte_scan_ranks_as_the_reference() {
     for d in [1, 31, 64, 100] {
         let (n, mut rows) = (600, bytes(600 * d, 33));
