@@ -64,11 +64,12 @@ pub(super) fn hdc_similarity<'py>(
     let (a, b) = (Operand::<u64>::new(a)?, Operand::<u64>::new(b)?);
     let w = a.axis(0);
     let detach = a.values()?.len() * (b.values()?.len() / w.max(1)) >= DETACH_FROM;
-    let rows = if detach {
-        hv::Rows::copied
-    } else {
-        hv::Rows::borrowed
-    };
-    let (x, y) = (rows(a.values()?, w), rows(b.values()?, w));
+    let [x, y] = [a.values()?, b.values()?].map(|x| {
+        if detach {
+            hv::Rows::copied(x, w)
+        } else {
+            hv::Rows::borrowed(x, w)
+        }
+    });
     Ok(flat(py, run(py, detach, || hv::similarities(&x, &y, dim))))
 }
