@@ -161,6 +161,57 @@ fn online_softmax_goes_on() {
 }
 
 #[test]
+fn a_product_beside_the_softmax_changes_no_bit() {
+    let Some(engine) = engine() else { return };
+    let dv = 16;
+    // The softmax ends before, with and after the product.
+    for (rows, width, n, keys) in [(3, 32, 40, 200), (40, 96, 40, 100), (64, 256, 5, 17)] {
+        let (q, k) = (normal(n * 40, 6), normal(keys * 40, 7));
+        let mut left = Left::default();
+        assert!(left.fill(&q, 40));
+        let right = Right::turned(&k, 40).unwrap();
+        let (columns, room) = (right.columns(), n.next_multiple_of(16));
+        let logits = normal(rows * width, 8);
+        let values = Right::upright(&normal(width * dv, 9), dv).unwrap();
+        let run = |beside: bool| {
+            let mut c = vec![0.0f32; room * columns * 16];
+            let (mut top, mut sum) = (vec![0.5f32; rows], vec![1.0f32; rows]);
+            let mut acc = vec![1.0f32; rows.next_multiple_of(16) * dv];
+            let mut weights = Left::default();
+            let step = Online {
+                logits: &logits,
+                width,
+                top: &mut top,
+                sum: &mut sum,
+                acc: &mut acc[..rows * dv],
+            };
+            let groups = 0..right.groups();
+            if beside {
+                let ldc = columns * 16;
+                right.product_beside(
+                    &engine,
+                    &left,
+                    0..columns,
+                    groups,
+                    &mut c,
+                    ldc,
+                    &mut weights,
+                    step,
+                );
+            } else {
+                right.product(&engine, &left, 0..columns, groups, &mut c, columns * 16, false);
+                weights.absorb(step);
+            }
+            values.product(&engine, &weights, 0..1, 0..width / 32, &mut acc, dv, true);
+            acc.truncate(rows * dv);
+            c.truncate(n * columns * 16);
+            (c, top, sum, acc)
+        };
+        assert_eq!(run(false), run(true));
+    }
+}
+
+#[test]
 fn the_engine_is_there_exactly_where_the_tier_is() {
     assert_eq!(engine().is_some(), tier() == Tier::Amx);
     assert!(Engine::start::<f64>().is_none());
