@@ -4,13 +4,12 @@ use super::atomic::{self, parent};
 use super::event_log::Fsync;
 use super::record::{self, HEADER, Identity, Next};
 use crate::error::{Error, Result};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +21,8 @@ pub(super) struct Writer {
     pub fsync: Fsync,
     /// The process that opened the log. Its threads and locks do not exist in a forked child.
     pid: u32,
+    /// The standard library's lock and condition: waiting threads stand in no table of the process. A forked child inherits
+    /// such a table with threads in it that it does not have, and walks it for ever once a new one is where an old one was.
     state: Mutex<State>,
     wake: Condvar,
     open: AtomicBool,
@@ -211,17 +212,24 @@ impl Writer {
         if self.is_foreign() || !self.open.swap(false, Relaxed) {
             return Ok(false);
         }
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Some(thread) = state.flusher.take() {
             self.wake.notify_all();
+            drop(state);
             // A panicked flusher leaves its work to the sync below.
-            MutexGuard::unlocked(&mut state, || thread.join()).unwrap_or(());
+            thread.join().unwrap_or(());
+            state = self.lock();
         }
         match state.file.take() {
             Some(file) if self.fsync != Fsync::None => self.sync(&mut state, &file)?,
             _ => {}
         }
         Ok(true)
+    }
+
+    /// A thread that panicked leaves a state that every caller checks.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_foreign(&self) -> bool {
@@ -236,7 +244,7 @@ impl Writer {
             let message = format!("the log belongs to process {owner}; a forked process opens its own");
             return Err(self.error(action, io::Error::other(message)));
         }
-        let state = self.state.lock();
+        let state = self.lock();
         match state.file.clone() {
             Some(file) if self.is_open() => Ok((state, file)),
             _ => Err(Error::value("event log", "an open log", "a closed one")),
@@ -307,17 +315,20 @@ impl Writer {
 
     /// The flusher: one sync per window in which something was appended. Appends go on while the disk works.
     fn flush_in_groups(&self, window: Duration) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         while self.is_open() {
             let idle = |s: &State| s.sync_failed.is_some() || s.synced_seq >= self.next_seq.load(Relaxed);
             if idle(&state) {
-                self.wake.wait(&mut state);
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            self.wake.wait_while_for(&mut state, |_| self.is_open(), window);
+            let waited = self.wake.wait_timeout_while(state, window, |_| self.is_open());
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if let (false, Some(file)) = (idle(&state), state.file.clone()) {
                 let target = self.next_seq.load(Relaxed);
-                let synced = MutexGuard::unlocked(&mut state, || file.sync_data());
+                drop(state);
+                let synced = file.sync_data();
+                state = self.lock();
                 self.note_sync(&mut state, target, &synced);
             }
         }
