@@ -2,7 +2,8 @@
 
 ``python benches/python/bench_kmeans.py`` writes ``benches/results/kmeans.md``; ``--quick`` leaves out the 100,000 rows.
 Contenders take turns in one process, each on one thread except where two are named. Twenty iterations, seeding
-included where the contender seeds: sona and scikit-learn by greedy k-means++, faiss by a random choice.
+included where the contender seeds: sona and scikit-learn by greedy k-means++, faiss by a random choice. "Same start" gives
+both the same random rows to begin with: iterations alone.
 """
 
 from __future__ import annotations
@@ -57,16 +58,20 @@ def error(x: np.ndarray, centroids: np.ndarray) -> float:
 
 
 def contenders(x: np.ndarray, k: int) -> dict[str, Callable[[int], np.ndarray]]:
-    def sona(seed: int, threads: int = 1, algorithm: str = "auto") -> np.ndarray:
-        return kmeans(x, k, max_iterations=ITERATIONS, tol=0.0, seed=seed, n_threads=threads, algorithm=algorithm).centroids
+    def start(seed: int) -> np.ndarray:
+        return x[np.random.default_rng(seed).choice(len(x), k, replace=False)]
+
+    def sona(seed: int, threads: int = 1, algorithm: str = "auto", init: np.ndarray | str = "k-means++") -> np.ndarray:
+        fit = kmeans(x, k, init=init, max_iterations=ITERATIONS, tol=0.0, seed=seed, n_threads=threads, algorithm=algorithm)
+        return fit.centroids
 
     def sklearn_(seed: int) -> np.ndarray:
         fit = KMeans(k, n_init=1, max_iter=ITERATIONS, tol=0.0, algorithm="lloyd", random_state=seed).fit(x)
         return fit.cluster_centers_
 
-    def faiss_(seed: int) -> np.ndarray:
+    def faiss_(seed: int, init: np.ndarray | None = None) -> np.ndarray:
         km = faiss.Kmeans(D, k, niter=ITERATIONS, seed=seed + 1, max_points_per_centroid=len(x))
-        km.train(x)
+        km.train(x, init_centroids=init)
         return km.centroids
 
     return {
@@ -75,6 +80,10 @@ def contenders(x: np.ndarray, k: int) -> dict[str, Callable[[int], np.ndarray]]:
         "sona, 2 threads": lambda seed: sona(seed, threads=2),
         "scikit-learn": sklearn_,
         "faiss": faiss_,
+        "sona, same start": lambda seed: sona(seed, init=start(seed)),
+        "sona, same start, full scans": lambda seed: sona(seed, init=start(seed), algorithm="lloyd"),
+        "sona, same start, 2 threads": lambda seed: sona(seed, init=start(seed), threads=2),
+        "faiss, same start": lambda seed: faiss_(seed, start(seed)),
     }
 
 
@@ -101,7 +110,7 @@ def clustering(rounds: int, sizes: list[int]) -> list[str]:
                         f"| {name} | {n:,} × {k} | {who} | {min(t):.1f} | {np.median(t):.1f} "
                         f"| {np.median(cpu[who]):.1f} | {np.mean(errors[who]) / base:.4f} |"
                     )
-                sys.stderr.write("\n".join(lines[-5:]) + "\n")
+                sys.stderr.write("\n".join(lines[-len(times) :]) + "\n")
     return lines
 
 
