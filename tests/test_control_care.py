@@ -104,6 +104,17 @@ def test_a_trend_is_acted_on_before_the_limit_and_a_flat_one_is_not():
     assert 0.2 + 0.01 * when[0] < 0.7
 
 
+def test_an_action_for_every_metric_is_also_one_for_the_tension():
+    healer = HealingOrchestrator()
+    ran = []
+    healer.add_action("rebuild", lambda: ran.append(1), cost=1.0)
+    healer.add_action("other", lambda: ran.append(2), cost=0.5, metrics=["latency_ms"])
+    packets = [GatePacket(1.0, 0.03 * t, False, frozenset(), 1.0) for t in range(20)]
+    got = [name for t, p in enumerate(packets) for name in healer.predict_and_prepare(p, now=10.0 * t)]
+    assert got == ["rebuild"]
+    assert ran == [1]
+
+
 def trained(hours=96, high=(9, 17)):
     clock = CircadianController()
     for h in range(hours):
@@ -265,3 +276,25 @@ def test_hypervolume_counts_unit_cubes(points):
     assert crowding_distance(f).shape == (len(f),)
     with pytest.raises(ShapeError):
         hypervolume(f, [5.0])
+
+
+def test_limits_of_tasks_may_be_an_array():
+    shares = ResourceAllocator([9.0, 18.0])
+    demands = np.array([[1.0, 4.0], [3.0, 1.0]])
+    np.testing.assert_array_equal(
+        shares.allocate(demands, max_tasks=np.array([1.0, np.inf])), shares.allocate(demands, max_tasks=[1.0, None])
+    )
+    with pytest.raises(DimensionMismatch):
+        shares.allocate(demands, max_tasks=[])
+
+
+def test_no_points_have_no_fronts_and_infinite_ones_are_refused():
+    for none in ([], np.zeros((0, 2))):
+        assert non_dominated_sort(none) == []
+        assert crowding_distance(none).shape == (0,)
+        assert hypervolume(none, [1.0, 1.0]) == 0.0
+    for call in (non_dominated_sort, crowding_distance, lambda f: hypervolume(f, [1.0, 1.0])):
+        with pytest.raises(NotFiniteError):
+            call([[0.0, np.inf]])
+    with pytest.raises(NotFiniteError):
+        hypervolume([[0.0, 0.0]], [1.0, np.nan])

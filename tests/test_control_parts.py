@@ -220,6 +220,14 @@ def test_graph_computes_only_what_changed():
         graph.add_add(0, 99)
 
 
+def test_the_operands_of_the_graph_are_l_and_r():
+    graph = ComputeGraph()
+    x = graph.add_input([[1.0, 2.0]])
+    w = graph.add_input([[3.0], [4.0]])
+    np.testing.assert_array_equal(graph.evaluate(graph.add_matmul(l=x, r=w)), [[11.0]])
+    np.testing.assert_array_equal(graph.evaluate(graph.add_add(l=x, r=x)), [[2.0, 4.0]])
+
+
 def test_a_deep_graph_needs_no_recursion():
     graph = ComputeGraph()
     node = one = graph.add_input([1.0])

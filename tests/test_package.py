@@ -18,6 +18,17 @@ def test_every_public_name_is_there():
         _ = sona.no_such_name
 
 
+def test_rooms_and_the_classes_of_the_design_are_reached_from_the_top():
+    code = (
+        "import sona\n"
+        "assert sona.Context(user_id='u').user_id == 'u' and sona.Response is sona.process.Response\n"
+        "assert sona.control.MinCut is sona.MinCut and sona.EventBus().dropped_count == 0\n"
+        "assert sona.QuantizedMicroLoRA(sona.MicroLoRA(8)).nbytes > 0\n"
+        "assert len(sona.PriorityReplayBuffer(2)) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_import_loads_only_what_the_engine_needs_and_starts_no_thread():
     code = (
         "import sys, threading, sona\n"

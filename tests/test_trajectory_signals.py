@@ -170,6 +170,18 @@ def test_a_zero_query_gives_no_direction():
         assert not signal.gradient_estimate.any()
 
 
+@pytest.mark.parametrize("d", [1, 7])
+def test_rows_of_one_direction_are_tied_whatever_their_length(d):
+    query, row = draw(2, d), draw(3, d)
+    same = LearningSignal.from_relevance(query, [row, row, row], [0, 1, 2], loss="lambdarank")
+    scaled = LearningSignal.from_relevance(query, [row, 4 * row, row / 8], [0, 1, 2], loss="lambdarank")
+    assert scaled.metadata.loss == same.metadata.loss > 0
+    lengths = [[3.0], [7.0], [11.0]]
+    assert (
+        d > 1 or LearningSignal.from_relevance([5.0], lengths, [0, 1, 2], loss="lambdarank").metadata.loss == same.metadata.loss
+    )
+
+
 X, C = draw(0, D), draw(1, 4, D)
 
 

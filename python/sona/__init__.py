@@ -33,14 +33,44 @@ from sona.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from sona.continual import EwcConfig, EwcPlusPlus
+    from sona.continual import BoundaryDetector, EwcConfig, EwcPlusPlus, PriorityReplayBuffer
+    from sona.control import (
+        AdaptiveArchitecture,
+        AnomalyDetector,
+        AutoQuantizer,
+        CircadianController,
+        CoherenceMonitor,
+        ComputeGraph,
+        EventBus,
+        HealingOrchestrator,
+        MinCut,
+        ResourceAllocator,
+    )
     from sona.dag import DagEngine, OperatorType, QueryDag
-    from sona.dreams import DreamEngine, MemoryConsolidator, PhiEvaluator
-    from sona.loops import BackgroundLoop, DeepLoop, InstantLoop, LoopCoordinator
-    from sona.lora import AdapterPool, BaseLoRA, MicroLoRA
-    from sona.patterns import CaseMemory, ItemGate, LearnedPattern, ReasoningBank, VectorIndex, kmeans
+    from sona.dreams import DreamConfig, DreamEngine, EdgeWeights, MemoryConsolidator, MemoryNode, PhiEvaluator
+    from sona.loops import (
+        BackgroundLoop,
+        BackgroundLoopConfig,
+        DeepLoop,
+        DeepLoopConfig,
+        InstantLoop,
+        InstantLoopConfig,
+        LoopCoordinator,
+    )
+    from sona.lora import AdapterPool, BaseLoRA, MicroLoRA, QAMicroLoRA, QuantizedMicroLoRA
+    from sona.patterns import (
+        CaseMemory,
+        ItemGate,
+        LearnedPattern,
+        PatternConfig,
+        QLearningPatterns,
+        ReasoningBank,
+        VectorIndex,
+        kmeans,
+    )
     from sona.plasticity import BTSPLayer, BTSPMemory, EpropLayer
-    from sona.routing import FastGRNN, TinyDancerRouter
+    from sona.process import Context, Response
+    from sona.routing import FastGRNN, KnnRouter, TinyDancerRouter
     from sona.trajectory import (
         LearningSignal,
         QueryTrajectory,
@@ -53,40 +83,65 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterPool",
+    "AdaptiveArchitecture",
+    "AnomalyDetector",
+    "AutoQuantizer",
     "BTSPLayer",
     "BTSPMemory",
     "BackgroundLoop",
+    "BackgroundLoopConfig",
     "BaseLoRA",
+    "BoundaryDetector",
     "CapacityError",
     "CaseMemory",
+    "CircadianController",
+    "CoherenceMonitor",
+    "ComputeGraph",
     "ConfigError",
+    "Context",
     "CorruptStateError",
     "CryptoError",
     "DagEngine",
     "Decision",
     "DeepLoop",
+    "DeepLoopConfig",
     "DimensionMismatch",
+    "DreamConfig",
     "DreamEngine",
     "EconomyError",
+    "EdgeWeights",
     "EpropLayer",
+    "EventBus",
     "EwcConfig",
     "EwcPlusPlus",
     "FastGRNN",
     "GovernanceError",
+    "HealingOrchestrator",
     "InstantLoop",
+    "InstantLoopConfig",
     "ItemGate",
+    "KnnRouter",
     "LearnedPattern",
     "LearningError",
     "LearningSignal",
     "LoopCoordinator",
     "MemoryConsolidator",
+    "MemoryNode",
     "MicroLoRA",
+    "MinCut",
     "NotFiniteError",
     "OperatorType",
+    "PatternConfig",
     "PhiEvaluator",
+    "PriorityReplayBuffer",
+    "QAMicroLoRA",
+    "QLearningPatterns",
+    "QuantizedMicroLoRA",
     "QueryDag",
     "QueryTrajectory",
     "ReasoningBank",
+    "ResourceAllocator",
+    "Response",
     "RewardBaseline",
     "ScopeError",
     "ShapeError",
@@ -107,14 +162,44 @@ __all__ = [
 # Where the names live that are loaded on first use, so that importing the package stays cheap.
 _ROOMS = {
     "attention": (),
-    "continual": ("EwcConfig", "EwcPlusPlus"),
+    "continual": ("BoundaryDetector", "EwcConfig", "EwcPlusPlus", "PriorityReplayBuffer"),
+    "control": (
+        "AdaptiveArchitecture",
+        "AnomalyDetector",
+        "AutoQuantizer",
+        "CircadianController",
+        "CoherenceMonitor",
+        "ComputeGraph",
+        "EventBus",
+        "HealingOrchestrator",
+        "MinCut",
+        "ResourceAllocator",
+    ),
     "dag": ("DagEngine", "OperatorType", "QueryDag"),
-    "dreams": ("DreamEngine", "MemoryConsolidator", "PhiEvaluator"),
-    "loops": ("BackgroundLoop", "DeepLoop", "InstantLoop", "LoopCoordinator"),
-    "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA"),
-    "patterns": ("CaseMemory", "ItemGate", "LearnedPattern", "ReasoningBank", "VectorIndex", "kmeans"),
-    "routing": ("FastGRNN", "TinyDancerRouter"),
+    "dreams": ("DreamConfig", "DreamEngine", "EdgeWeights", "MemoryConsolidator", "MemoryNode", "PhiEvaluator"),
+    "loops": (
+        "BackgroundLoop",
+        "BackgroundLoopConfig",
+        "DeepLoop",
+        "DeepLoopConfig",
+        "InstantLoop",
+        "InstantLoopConfig",
+        "LoopCoordinator",
+    ),
+    "lora": ("AdapterPool", "BaseLoRA", "MicroLoRA", "QAMicroLoRA", "QuantizedMicroLoRA"),
+    "patterns": (
+        "CaseMemory",
+        "ItemGate",
+        "LearnedPattern",
+        "PatternConfig",
+        "QLearningPatterns",
+        "ReasoningBank",
+        "VectorIndex",
+        "kmeans",
+    ),
     "plasticity": ("BTSPLayer", "BTSPMemory", "EpropLayer"),
+    "process": ("Context", "Response"),
+    "routing": ("FastGRNN", "KnnRouter", "TinyDancerRouter"),
     "store": (),
     "trajectory": (
         "LearningSignal",

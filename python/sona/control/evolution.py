@@ -18,10 +18,12 @@ Matrix = npt.NDArray[np.float64]
 
 def _points(F: npt.ArrayLike) -> Matrix:
     f = np.asarray(F, dtype=np.float64)
+    if f.shape == (0,):
+        f = f.reshape(0, 1)
     if f.ndim != 2 or f.shape[1] < 1:
         raise ShapeError(f"F: expected shape (n, m), got {f.shape}")
-    if np.isnan(f).any():
-        raise NotFiniteError("F: expected numbers, got nan")
+    if not np.isfinite(f).all():
+        raise NotFiniteError(f"F: expected finite numbers, got {f[~np.isfinite(f)][0]}")
     return f
 
 
@@ -81,6 +83,8 @@ def crowding_distance(F: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """
     f = _points(F)
     out = np.zeros(len(f))
+    if not len(f):
+        return out
     for column in f.T:
         order = np.argsort(column, kind="stable")
         out[order[[0, -1]]] = np.inf
@@ -112,8 +116,12 @@ def hypervolume(F: npt.ArrayLike, ref: npt.ArrayLike) -> float:
     """
     f = _points(F)
     r = np.asarray(ref, dtype=np.float64)
-    if r.shape != (f.shape[1],):
+    if r.ndim != 1 or (len(f) and r.shape != (f.shape[1],)):
         raise ShapeError(f"ref: expected shape ({f.shape[1]},), got {r.shape}")
+    if not np.isfinite(r).all():
+        raise NotFiniteError("ref: expected finite numbers")
+    if not len(f):
+        return 0.0
     f = f[(f < r).all(axis=1)]
     return _volume(f, r)
 
@@ -202,7 +210,7 @@ class AdaptiveArchitecture:
         Parameters
         ----------
         evaluate : callable
-            Objectives of a setting, all minimised; always as many, none NaN.
+            Objectives of a setting, all minimised; always as many, all finite.
         generations : int, default 10
 
         Returns

@@ -94,13 +94,13 @@ class ComputeGraph:
             n.value = value
             n.version += 1
 
-    def add_matmul(self, left: int, right: int) -> int:
-        """The node left @ right."""
-        return self._add(_Node("matmul", (left, right)))
+    def add_matmul(self, l: int, r: int) -> int:  # noqa: E741 (the names of the two operands)
+        """The node l @ r."""
+        return self._add(_Node("matmul", (l, r)))
 
-    def add_add(self, left: int, right: int) -> int:
-        """The node left + right."""
-        return self._add(_Node("add", (left, right)))
+    def add_add(self, l: int, r: int) -> int:  # noqa: E741
+        """The node l + r."""
+        return self._add(_Node("add", (l, r)))
 
     def add_lora(self, input: int, adapter_id: Hashable) -> int:
         """The node of an adapter's ``forward``; the adapter may be registered later."""

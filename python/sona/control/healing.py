@@ -357,7 +357,7 @@ class HealingOrchestrator:
                 self._prepared.clear()
                 return ran
             for action in sorted(self._actions.values(), key=lambda a: (a.cost, a.name)):
-                if action.metrics is None or "tension" not in action.metrics or action.name in self._prepared:
+                if not action.suits("tension") or action.name in self._prepared:
                     continue
                 if not self._affords(action.cost, now):
                     self._refused += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ class ResourceAllocator:
         demands: npt.ArrayLike,
         *,
         weights: npt.ArrayLike | None = None,
-        max_tasks: Sequence[float | None] | None = None,
+        max_tasks: Sequence[float | None] | npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Tasks of each user.
 
@@ -97,7 +98,8 @@ class ResourceAllocator:
         if need.shape[1] != len(self._capacity):
             raise DimensionMismatch(f"demands: expected {len(self._capacity)} columns, got {need.shape[1]}")
         w = np.ones(n) if weights is None else _checked("weights", weights, 1)
-        limit = np.array([np.inf if t is None else t for t in (max_tasks or [None] * n)], dtype=np.float64)
+        limits = [None] * n if max_tasks is None else max_tasks
+        limit = np.array([np.inf if t is None else t for t in limits], dtype=np.float64)
         for name, x in (("weights", w), ("max_tasks", limit)):
             if len(x) != n:
                 raise DimensionMismatch(f"{name}: expected {n} values, got {len(x)}")

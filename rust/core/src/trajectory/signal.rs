@@ -60,8 +60,10 @@ pub struct LearningSignal {
 /// Unit vector in float64 and the norm; a zero vector stays zero.
 fn unit(v: &[f32]) -> (Vec<f64>, f64) {
     let norm = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    let inv = if norm > 0.0 { 1.0 / norm } else { 0.0 };
-    (v.iter().map(|x| f64::from(*x) * inv).collect(), norm)
+    // Divided, not multiplied by an inverse: rows of one direction whose lengths differ by a power of two stay equal, so
+    // that ties are ties.
+    let by = if norm > 0.0 { norm } else { 1.0 };
+    (v.iter().map(|x| f64::from(*x) / by).collect(), norm)
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
