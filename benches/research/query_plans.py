@@ -1,6 +1,6 @@
 """Choosing optimiser settings by `DagEngine` on recorded DuckDB plans, against baselines.
 
-Run: SONA_DATA=… python benches/research/query_plans.py [--seeds 10] [--quick]
+Run: SONA_DATA=… python benches/research/query_plans.py [--seeds 10] [--half dev] [--quick]
 
 Data: 121 TPC-H and TPC-DS queries x 8 settings of DuckDB's optimiser (one optimiser rule switched off in each), CPU time of
 every pair (the recording machine was loaded: CPU time is steadier than wall time). A round draws a query, a policy sees the
@@ -8,8 +8,11 @@ plan that the optimiser makes by default (estimated rows only, nothing measured)
 recorded time of that pair times noise exp(N(0, 0.05²)). Rounds per query: as stated. A policy may stop a run and start the
 default instead; both times count.
 
-Two splits. "time": every query comes back again and again; figures are of the last half. "held-out": the policy learns on half
-of the queries and then meets each of the other half once (it may learn from one new query for the next).
+Every other query of each benchmark, by number, is for choosing the policy's constants (``--half dev``); figures are reported
+on the rest.
+
+Returning queries: every query of the half comes back again and again. New queries: the policy learns on the other half and on
+a random half of this one, and then meets each of the rest once (it may learn from one new query for the next).
 """
 
 from __future__ import annotations
@@ -90,6 +93,11 @@ def load():
     # What did not finish is as slow as the slowest.
     ms = np.where(np.isfinite(ms) & (ms > 0), ms, np.nanmax(ms))
     return queries, settings, ms, plans, times
+
+
+def halves(n):
+    """Positions of the queries that constants are chosen on, and of those that are reported: every other one by number."""
+    return {"dev": np.arange(0, n, 2), "report": np.arange(1, n, 2)}
 
 
 class Fixed:
@@ -231,29 +239,29 @@ def vectors_of(plans):
     return np.c_[x, np.ones(len(x))]
 
 
-def by_time(ms, plans, settings, vectors, seeds, repeats):
+def by_time(ms, plans, settings, vectors, half, seeds, repeats):
     rows = {}
     bad = ms > 2 * ms[:, :1]
     for seed in range(seeds):
-        order = np.concatenate([np.random.default_rng((seed, r)).permutation(len(plans)) for r in range(repeats)])
-        for name, make in policies(None, vectors, plans, settings, ms, np.arange(len(plans)), seed).items():
+        order = np.concatenate([np.random.default_rng((seed, r)).permutation(half) for r in range(repeats)])
+        for name, make in policies(None, vectors, plans, settings, ms, half, seed).items():
             policy = make()
             cost, usual, picked = play(policy, ms, order, np.random.default_rng((seed, 99)), stops="never" not in name)
-            half = len(order) // 2
+            late = len(order) // 2
             excess = (np.cumsum(cost) - np.cumsum(usual)) / np.cumsum(usual)
             # After the first pass the running share is meaningful.
-            worst = (excess[len(plans) :]).max()
+            worst = (excess[len(half) :]).max()
             best = play(Fixed(ms.argmin(1)), ms, order, np.random.default_rng((seed, 99)))[0]
             wrong = bad[order, picked]
             seen = rows.setdefault(name, [])
             seen.append(
                 [
                     cost.sum() / usual.sum(),
-                    cost[half:].sum() / usual[half:].sum(),
-                    (cost[half:].sum() - best[half:].sum()) / best[half:].sum(),
+                    cost[late:].sum() / usual[late:].sum(),
+                    (cost[late:].sum() - best[late:].sum()) / best[late:].sum(),
                     worst,
-                    wrong.sum() / len(plans),
-                    wrong[half:].mean(),
+                    wrong.sum() / len(half),
+                    wrong[late:].mean(),
                     getattr(policy, "seconds", math.nan) / len(order) * 1000,
                 ]
             )
@@ -261,13 +269,19 @@ def by_time(ms, plans, settings, vectors, seeds, repeats):
     return rows
 
 
-def held_out(ms, plans, settings, vectors, seeds, repeats):
+def split(half, n, rng):
+    """The other half and a random half of this one to learn on, the rest to meet."""
+    shuffled = rng.permutation(half)
+    test = shuffled[len(half) // 2 :]
+    return np.setdiff1d(np.arange(n), test), test
+
+
+def held_out(ms, plans, settings, vectors, half, seeds, repeats):
     rows = {}
     bad = ms > 2 * ms[:, :1]
     for seed in range(seeds):
         rng = np.random.default_rng((seed, 7))
-        shuffled = rng.permutation(len(plans))
-        train, test = shuffled[: len(plans) // 2], shuffled[len(plans) // 2 :]
+        train, test = split(half, len(plans), rng)
         order = np.concatenate([rng.permutation(train) for _ in range(repeats)])
         for name, make in policies(None, vectors, plans, settings, ms, train, seed).items():
             if "never" in name:
@@ -286,12 +300,11 @@ def held_out(ms, plans, settings, vectors, seeds, repeats):
     return rows
 
 
-def operators(plans, times, seeds):
+def operators(plans, times, half, seeds):
     """Median and mean |ln(predicted/true)| of operators of held-out queries."""
     rows = {}
     for seed in range(seeds):
-        shuffled = np.random.default_rng((seed, 5)).permutation(len(plans))
-        train, test = shuffled[: len(plans) // 2], shuffled[len(plans) // 2 :]
+        train, test = split(half, len(plans), np.random.default_rng((seed, 5)))
         engine = DagEngine(128, seed=seed)
         for _ in range(2):
             for q in train:
@@ -347,21 +360,26 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--half", choices=["dev", "report"], default="report")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     seeds, repeats = (2, 10) if args.quick else (args.seeds, args.repeats)
     queries, settings, ms, plans, times = load()
-    print(f"{len(queries)} queries, {len(settings)} settings, {repeats} rounds per query, {seeds} seeds; mean ± 95 % interval")
+    half = halves(len(queries))[args.half]
+    print(
+        f"{len(half)} of {len(queries)} queries, {len(settings)} settings, {repeats} rounds per query, {seeds} seeds; "
+        "mean ± 95 % interval"
+    )
     vectors = vectors_of(plans)
     show(
         "Operators of held-out queries: |ln(predicted / measured)|",
         ["median", "mean"],
-        operators(plans, times, seeds),
+        operators(plans, times, half, seeds),
     )
     show(
-        "New queries (learned on half of the queries, measured on the other half)",
+        "New queries",
         ["time / default", "regret / best", "bad settings", "away from default"],
-        held_out(ms, plans, settings, vectors, seeds, repeats),
+        held_out(ms, plans, settings, vectors, half, seeds, repeats),
     )
     show(
         "Returning queries",
@@ -374,7 +392,7 @@ def main():
             "bad share, last half",
             "ms per round in the engine",
         ],
-        by_time(ms, plans, settings, vectors, seeds, repeats),
+        by_time(ms, plans, settings, vectors, half, seeds, repeats),
     )
 
 

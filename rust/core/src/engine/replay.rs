@@ -192,7 +192,9 @@ impl Engine {
         let input = self.open_cycles.lock().remove(&(scope.name.clone(), worker));
         if let Some(input) = input {
             let result = input.run(&scope.name, &self.config, limit)?;
-            background::publish(&scope, &mut scope.ledger.lock(), result, lamport);
+            let mut ledger = scope.ledger.lock();
+            let next = result.onto(&scope.live.load(), &self.config)?;
+            background::publish(&scope, &mut ledger, result.seen(), next, lamport);
         }
         Ok(())
     }

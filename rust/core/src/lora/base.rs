@@ -2,8 +2,9 @@
 
 use super::base_config::BaseConfig;
 use super::factors::Factors;
+use super::micro::MicroLora;
 use super::optim::Optimizer;
-use super::svd::merge_products;
+use super::svd::{Merged, merge_products, rearranged};
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite};
 use crate::kernels;
@@ -164,21 +165,26 @@ impl BaseLora {
         let f = self.factors(layer)?;
         check_dim("hidden_dim", f.dim(), other.dim())?;
         let merged = merge_products(&[(1.0, f), (1.0, other)], f.rank())?;
-        let scale = f.scale();
-        if scale == 0.0 {
-            return Err(Error::value(
-                "alpha",
-                "other than 0, to hold a merged adapter",
-                self.alpha,
-            ));
-        }
-        let (mut a, mut b) = (merged.a, merged.b);
-        let used = merged.used * f.dim();
-        a[used..].copy_from_slice(&f.a()[used..]);
-        kernels::scale(1.0 / scale, &mut b);
+        self.hold(layer, &merged)?;
+        Ok(merged.relative_error)
+    }
+
+    /// As [`Self::merge_factors`], and the fast adapter keeps what the rank cannot hold: both together move every input as
+    /// they did before. The optimisers of both start afresh.
+    pub fn absorb(&mut self, layer: usize, micro: &mut MicroLora) -> Result<()> {
+        let f = self.factors(layer)?;
+        check_dim("hidden_dim", f.dim(), micro.factors().dim())?;
+        let (first, rest) = rearranged(f, micro.factors())?;
+        let (a, b) = rest.fitted(micro.factors())?;
+        self.hold(layer, &first)?;
+        micro.set_factors(a, b)
+    }
+
+    fn hold(&mut self, layer: usize, merged: &Merged) -> Result<()> {
+        let (a, b) = merged.fitted(self.factors(layer)?)?;
         self.set_factors(layer, a, b)?;
         self.counters.merges += 1;
-        Ok(merged.relative_error)
+        Ok(())
     }
 
     /// Bytes held.

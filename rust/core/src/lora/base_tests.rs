@@ -144,3 +144,33 @@ fn state_round_trips_and_hostile_state_is_refused() {
         ));
     }
 }
+
+#[test]
+fn absorbing_moves_every_input_as_before() {
+    let d = 9;
+    for rank in [1, 2, 4] {
+        let mut slow = base(d, rank);
+        slow.set_factors(0, draw(rank * d, 1), draw(rank * d, 2)).unwrap();
+        let mut fast = MicroLora::new(MicroConfig::new(d, 2)).unwrap();
+        fast.set_factors(draw(2 * d, 3), draw(2 * d, 4)).unwrap();
+        assert!(!fast.has_moved());
+        let x = draw(d, 5);
+        let both = |slow: &BaseLora, fast: &MicroLora| -> Vec<f32> {
+            let (mut a, mut b) = (vec![0.0; d], vec![0.0; d]);
+            slow.factors(0).unwrap().delta_into(&x, &mut a).unwrap();
+            fast.factors().delta_into(&x, &mut b).unwrap();
+            a.iter().zip(&b).map(|(a, b)| a + b).collect()
+        };
+        let before = both(&slow, &fast);
+        slow.absorb(0, &mut fast).unwrap();
+        for (a, b) in before.iter().zip(both(&slow, &fast)) {
+            assert!((a - b).abs() < 1e-6, "rank {rank}: {a} {b}");
+        }
+        assert!(!fast.has_moved());
+        // Whatever has no part in it can still learn.
+        let f = slow.factors(0).unwrap();
+        assert!(f.a().chunks_exact(d).all(|row| row.iter().any(|v| *v != 0.0)));
+    }
+    let mut other = MicroLora::new(MicroConfig::new(d + 1, 1)).unwrap();
+    assert!(matches!(base(d, 2).absorb(0, &mut other), Err(Error::Dimension { .. })));
+}

@@ -73,6 +73,15 @@ impl MicroLora {
         &self.factors
     }
 
+    /// True if learning moved the factors since they were given.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        match &self.anchor {
+            Some(anchor) => !anchor.is(&self.factors),
+            None => !self.factors.is_identity(),
+        }
+    }
+
     /// Signals that wait for [`Self::apply`].
     #[must_use]
     pub fn pending(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use super::factors::Factors;
 use crate::error::{Error, Result, check_dim};
+use crate::kernels;
 
 /// Dense float64 matrix in columns, which is how the rotations below walk over it.
 #[derive(Debug, Clone)]
@@ -153,59 +154,102 @@ pub struct Merged {
     pub relative_error: f64,
 }
 
+impl Merged {
+    /// As factors in the place of `f`, whose scale stays: components that are not needed keep its row of A and get a zero
+    /// column of B, so that they can still learn.
+    pub(super) fn fitted(&self, f: &Factors) -> Result<(Vec<f32>, Vec<f32>)> {
+        if f.scale() == 0.0 {
+            return Err(Error::value("scale", "other than 0, to hold a merged adapter", 0.0));
+        }
+        let (mut a, mut b) = (self.a.clone(), self.b.clone());
+        a[self.used * f.dim()..].copy_from_slice(&f.a()[self.used * f.dim()..]);
+        kernels::scale(1.0 / f.scale(), &mut b);
+        Ok((a, b))
+    }
+}
+
+/// Components of a sum of products, largest first: u carries the singular values.
+struct Components {
+    d: usize,
+    u: Columns,
+    sigma: Vec<f64>,
+    v: Columns,
+}
+
+impl Components {
+    /// Of Σ wᵢ·sᵢ·BᵢAᵢ; O(d·k² + k³), k the sum of the ranks.
+    fn of(terms: &[(f64, &Factors)]) -> Result<Self> {
+        let Some(d) = terms.first().map(|t| t.1.dim()) else {
+            return Err(Error::value("factors", "at least one pair", 0));
+        };
+        let (mut left, mut right) = (Columns::zeros(d, 0), Columns::zeros(d, 0));
+        for (weight, f) in terms {
+            check_dim("factors", d, f.dim())?;
+            let s = weight * f64::from(f.scale());
+            for r in 0..f.rank() {
+                left.cols.push(
+                    f.b()
+                        .chunks_exact(f.rank())
+                        .map(|b| s * f64::from(b[r]))
+                        .collect(),
+                );
+                right
+                    .cols
+                    .push(f.a()[r * d..(r + 1) * d].iter().map(|a| f64::from(*a)).collect());
+            }
+        }
+        // left · rightᵀ = Q₁ (R₁R₂ᵀ) Q₂ᵀ: only the small middle is decomposed. With more columns than rows the product itself
+        // is the small matrix.
+        let (u, sigma, v) = if left.cols.len() <= d {
+            let ((q1, r1), (q2, r2)) = (thin_qr(&left), thin_qr(&right));
+            let (w, sigma, v) = jacobi_svd(&r1.times_transposed(&r2));
+            (q1.times(&w), sigma, q2.times(&v))
+        } else {
+            jacobi_svd(&left.times_transposed(&right))
+        };
+        Ok(Self { d, u, sigma, v })
+    }
+
+    /// The product of the `rank` components from `first` on; the singular values are shared out evenly between A and B.
+    fn product(&self, first: usize, rank: usize) -> Merged {
+        let d = self.d;
+        let total: f64 = self.sigma.iter().map(|s| s * s).sum();
+        let lost: f64 = self.sigma.iter().skip(first + rank).map(|s| s * s).sum();
+        let floor = self.sigma.first().map_or(0.0, |s| s * 1e-12);
+        let held = self.sigma.iter().skip(first).take(rank);
+        let used = held.take_while(|s| **s > floor).count();
+        let (mut a, mut b) = (vec![0.0f32; rank * d], vec![0.0f32; rank * d]);
+        for k in 0..used {
+            // B gets u/√σ, A gets √σ·v.
+            let root = self.sigma[first + k].sqrt();
+            for i in 0..d {
+                a[k * d + i] = (root * self.v.cols[first + k][i]) as f32;
+                b[i * rank + k] = (self.u.cols[first + k][i] / root) as f32;
+            }
+        }
+        Merged {
+            a,
+            b,
+            used,
+            relative_error: if total > 0.0 { (lost / total).sqrt() } else { 0.0 },
+        }
+    }
+}
+
 /// Best approximation of Σ wᵢ·sᵢ·BᵢAᵢ by one product BA of the given rank (Eckart & Young 1936); O(d·k² + k³), k the
-/// sum of the ranks. The singular values are shared out evenly between A and B.
+/// sum of the ranks.
 pub fn merge_products(terms: &[(f64, &Factors)], rank: usize) -> Result<Merged> {
-    let Some(d) = terms.first().map(|t| t.1.dim()) else {
-        return Err(Error::value("factors", "at least one pair", 0));
-    };
     if rank == 0 {
         return Err(Error::value("rank", "at least 1", rank));
     }
-    let (mut left, mut right) = (Columns::zeros(d, 0), Columns::zeros(d, 0));
-    for (weight, f) in terms {
-        check_dim("factors", d, f.dim())?;
-        let s = weight * f64::from(f.scale());
-        for r in 0..f.rank() {
-            left.cols.push(
-                f.b()
-                    .chunks_exact(f.rank())
-                    .map(|b| s * f64::from(b[r]))
-                    .collect(),
-            );
-            right
-                .cols
-                .push(f.a()[r * d..(r + 1) * d].iter().map(|a| f64::from(*a)).collect());
-        }
-    }
-    // left · rightᵀ = Q₁ (R₁R₂ᵀ) Q₂ᵀ: only the small middle is decomposed. With more columns than rows the product itself
-    // is the small matrix.
-    let (u, sigma, v) = if left.cols.len() <= d {
-        let ((q1, r1), (q2, r2)) = (thin_qr(&left), thin_qr(&right));
-        let (w, sigma, v) = jacobi_svd(&r1.times_transposed(&r2));
-        (q1.times(&w), sigma, q2.times(&v))
-    } else {
-        jacobi_svd(&left.times_transposed(&right))
-    };
-    let total: f64 = sigma.iter().map(|s| s * s).sum();
-    let lost: f64 = sigma.iter().skip(rank).map(|s| s * s).sum();
-    let floor = sigma.first().map_or(0.0, |s| s * 1e-12);
-    let used = sigma.iter().take(rank).take_while(|s| **s > floor).count();
-    let (mut a, mut b) = (vec![0.0f32; rank * d], vec![0.0f32; rank * d]);
-    for k in 0..used {
-        // u carries the singular value: B gets u/√σ, A gets √σ·v.
-        let root = sigma[k].sqrt();
-        for i in 0..d {
-            a[k * d + i] = (root * v.cols[k][i]) as f32;
-            b[i * rank + k] = (u.cols[k][i] / root) as f32;
-        }
-    }
-    Ok(Merged {
-        a,
-        b,
-        used,
-        relative_error: if total > 0.0 { (lost / total).sqrt() } else { 0.0 },
-    })
+    Ok(Components::of(terms)?.product(0, rank))
+}
+
+/// x + y as two products of the ranks of x and y: the largest components in the first, the rest in the second. Nothing is
+/// lost, because the rank of a sum is at most the sum of the ranks.
+pub fn rearranged(x: &Factors, y: &Factors) -> Result<(Merged, Merged)> {
+    let parts = Components::of(&[(1.0, x), (1.0, y)])?;
+    Ok((parts.product(0, x.rank()), parts.product(x.rank(), y.rank())))
 }
 
 #[cfg(test)]
@@ -254,6 +298,25 @@ mod tests {
             let h = factors(d, rank, seed + 2);
             let other: Vec<f64> = sum.iter().zip(product(h.a(), h.b(), d, rank)).map(|(a, b)| a - b).collect();
             prop_assert!(norm(&gap) <= norm(&other) + 1e-6);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Both parts together are the sum, and the first is the best of its rank.
+        #[test]
+        fn rearranging_loses_nothing(d in 1usize..14, r1 in 1usize..6, r2 in 1usize..3, seed in 0u64..300) {
+            let (f, g) = (factors(d, r1, seed), factors(d, r2, seed + 1));
+            let (first, rest) = rearranged(&f, &g).unwrap();
+            let given = [product(f.a(), f.b(), d, r1), product(g.a(), g.b(), d, r2)];
+            let parts = [product(&first.a, &first.b, d, r1), product(&rest.a, &rest.b, d, r2)];
+            for i in 0..d * d {
+                let want = 0.7 * (given[0][i] + given[1][i]);
+                prop_assert!((want - parts[0][i] - parts[1][i]).abs() < 1e-5);
+            }
+            prop_assert_eq!(&first, &merge_products(&[(1.0, &f), (1.0, &g)], r1).unwrap());
+            prop_assert!(rest.relative_error < 1e-6);
         }
     }
 

@@ -78,6 +78,10 @@ impl Anchor {
         })
     }
 
+    pub(super) fn is(&self, f: &Factors) -> bool {
+        self.a == f.a && self.b == f.b
+    }
+
     pub(super) fn nbytes(&self) -> usize {
         (self.a.len() + self.b.len()) * size_of::<f32>()
     }

@@ -7,6 +7,7 @@ use sona_core::store::Fsync;
 
 mod cycles;
 mod forgetting;
+mod merging;
 mod world;
 
 use world::{D, World, adapted, config, open, trace};

@@ -1,5 +1,8 @@
 //! Loop B, one cycle: patterns from the remembered cases, the slow adapter from their clicks, a gate on held-out clicks.
 //!
+//! What the fast adapter learned from traces goes into the slow one when a cycle publishes; the two together are then what they
+//! were before.
+//!
 //! A cycle takes its input under the scope's writer lock and notes that in the journal, works without any lock, and publishes
 //! under the lock again. Readers and writers never wait for it. Replay computes the same cycle from the same input; where
 //! time cut its training short, the journal says after how many steps.
@@ -14,6 +17,7 @@ pub(super) use train::Limit;
 use super::Engine;
 use super::config::EngineConfig;
 use super::event::Event;
+use super::learned::Learned;
 use super::ledger::Ledger;
 use super::scope::Scope;
 use crate::error::Result;
@@ -50,11 +54,11 @@ pub struct CycleReport {
 
 /// What a cycle found, to be published.
 pub(super) struct CycleResult {
-    bank: Option<Bank>,
+    bank: Option<Arc<Bank>>,
     banked: u64,
     /// Traces up to this one are in the bank.
     seen: u64,
-    base: Option<BaseLora>,
+    base: Option<Arc<BaseLora>>,
     /// Steps after which the deadline ended the training.
     cut: Option<u64>,
     report: CycleReport,
@@ -69,7 +73,7 @@ impl CycleInput {
         let bank = if nothing {
             None
         } else {
-            Some(self.extract(scope, config)?)
+            Some(Arc::new(self.extract(scope, config)?))
         };
         let mut report = CycleReport {
             scope: scope.clone(),
@@ -114,7 +118,7 @@ impl CycleInput {
                     report.accepted = false;
                     report.reason = format!("{}, but the anchors would lose {loss:.4}", report.reason);
                 }
-                base = report.accepted.then_some(trained.base);
+                base = report.accepted.then(|| Arc::new(trained.base));
             }
         }
         report.elapsed = started.elapsed();
@@ -195,28 +199,52 @@ impl Engine {
         let result = input.run(&scope.name, &self.config, limit)?;
         let _guard = self.enter()?;
         let mut ledger = scope.ledger.lock();
-        let scope_name = scope.name.clone();
-        let lamport = self.written(self.journal.lock().append(match result.cut {
-            None => Event::CyclePublish { scope: scope_name },
+        let end = match result.cut {
+            None => Event::CyclePublish {
+                scope: scope.name.clone(),
+            },
             Some(steps) => Event::CycleCut {
-                scope: scope_name,
+                scope: scope.name.clone(),
                 steps,
             },
-        }))?;
-        Ok(publish(scope, &mut ledger, result, lamport))
+        };
+        let next = result.onto(&scope.live.load(), &self.config)?;
+        let lamport = self.written(self.journal.lock().append(end))?;
+        publish(scope, &mut ledger, result.seen, next, lamport);
+        Ok(result.report)
     }
 }
 
-/// Publishes what a cycle found: a new snapshot that also holds everything learned meanwhile.
-pub(super) fn publish(scope: &Scope, ledger: &mut Ledger, result: CycleResult, lamport: u64) -> CycleReport {
-    ledger.drop_traces(result.seen);
-    let mut next = (*scope.live.load_full()).clone();
-    next.bank = result.bank.map(Arc::new);
-    next.banked = result.banked;
-    if let Some(base) = result.base {
+impl CycleResult {
+    /// The live state with what the cycle found, and with the fast adapter merged into the slow one.
+    pub(super) fn onto(&self, live: &Learned, config: &EngineConfig) -> Result<Learned> {
+        let mut next = live.clone();
+        next.bank = self.bank.clone();
+        next.banked = self.banked;
+        if let Some(base) = &self.base {
+            next.base = Some(base.clone());
+        }
+        let Some(micro) = next.micro.as_mut().filter(|m| m.has_moved()) else {
+            return Ok(next);
+        };
+        let mut base = match &next.base {
+            Some(base) => (**base).clone(),
+            None => train::untrained(config)?,
+        };
+        base.absorb(0, Arc::make_mut(micro))?;
         next.base = Some(Arc::new(base));
+        Ok(next)
     }
+
+    /// Traces up to this one are in the bank.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+}
+
+/// Publishes the state after a cycle, which also holds everything learned meanwhile, and lets go of the traces that are in it.
+pub(super) fn publish(scope: &Scope, ledger: &mut Ledger, seen: u64, mut next: Learned, lamport: u64) {
+    ledger.drop_traces(seen);
     next.version = lamport;
     scope.live.store(Arc::new(next));
-    result.report
 }

@@ -83,8 +83,7 @@ impl CycleInput {
     /// In-batch InfoNCE (van den Oord 2018) on the clicks, stopped when the held-out loss no longer falls: without that a
     /// slow adapter trained on clicks overfits badly.
     ///
-    /// All remembered clicks are replayed, so training begins anew. With EWC++ it begins at the live adapter instead and is
-    /// held there.
+    /// Training begins at the live adapter, which also holds what traces taught. With EWC++ it is held there.
     pub(super) fn train(
         &self,
         train: &[Pair<'_>],
@@ -92,16 +91,11 @@ impl CycleInput {
         config: &EngineConfig,
         limit: Limit,
     ) -> Result<Trained> {
-        let settings = BaseConfig {
-            learning_rate: f64::from(config.base_lr) * RATE_FACTOR,
-            seed: config.seed,
-            ..BaseConfig::new(config.dim, config.base_rank, 1)
-        };
-        let rate = settings.learning_rate;
+        let rate = rate(config);
         let hold = self.hold(train, config)?;
-        let mut current = match (&hold, self.learned.base.as_deref()) {
-            (Some(_), Some(live)) => live.clone(),
-            _ => BaseLora::new(settings)?,
+        let mut current = match self.learned.base.as_deref() {
+            Some(live) => live.clone(),
+            None => untrained(config)?,
         };
         let mut best = current.clone();
         let mut best_rank = held_out_dcg(&current, stop)?;
@@ -118,7 +112,7 @@ impl CycleInput {
                     break;
                 }
                 let rows = Rows::of(batch.iter().map(|&i| &train[i]));
-                current.train_step(0, &rows.batch(), None)?;
+                current.train_step(0, &rows.batch(), Some(rate))?;
                 if let Some(ewc) = &hold {
                     let theta = current.theta(0)?;
                     let mut pulled = vec![0.0; theta.len()];
@@ -161,6 +155,19 @@ impl CycleInput {
         ewc.start_new_task(Some(fisher.iter().map(|f| *f as f32).collect()), Some(theta))?;
         Ok(Some(ewc))
     }
+}
+
+fn rate(config: &EngineConfig) -> f64 {
+    f64::from(config.base_lr) * RATE_FACTOR
+}
+
+/// A slow adapter that knows nothing.
+pub(super) fn untrained(config: &EngineConfig) -> Result<BaseLora> {
+    BaseLora::new(BaseConfig {
+        learning_rate: rate(config),
+        seed: config.seed,
+        ..BaseConfig::new(config.dim, config.base_rank, 1)
+    })
 }
 
 /// Mean DCG of held-out clicks among each other's items.
