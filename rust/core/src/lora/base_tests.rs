@@ -172,5 +172,8 @@ fn absorbing_moves_every_input_as_before() {
         assert!(f.a().chunks_exact(d).all(|row| row.iter().any(|v| *v != 0.0)));
     }
     let mut other = MicroLora::new(MicroConfig::new(d + 1, 1)).unwrap();
-    assert!(matches!(base(d, 2).absorb(0, &mut other), Err(Error::Dimension { .. })));
+    assert!(matches!(
+        base(d, 2).absorb(0, &mut other),
+        Err(Error::Dimension { .. })
+    ));
 }

@@ -159,7 +159,11 @@ impl Merged {
     /// column of B, so that they can still learn.
     pub(super) fn fitted(&self, f: &Factors) -> Result<(Vec<f32>, Vec<f32>)> {
         if f.scale() == 0.0 {
-            return Err(Error::value("scale", "other than 0, to hold a merged adapter", 0.0));
+            return Err(Error::value(
+                "scale",
+                "other than 0, to hold a merged adapter",
+                0.0,
+            ));
         }
         let (mut a, mut b) = (self.a.clone(), self.b.clone());
         a[self.used * f.dim()..].copy_from_slice(&f.a()[self.used * f.dim()..]);
