@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import struct
 import threading
 import time
@@ -84,7 +85,7 @@ class BackgroundLoopConfig:
 
     def __post_init__(self) -> None:
         for name in ("min_trajectories", "base_lora_rank"):
-            if getattr(self, name) < 1:
+            if operator.index(getattr(self, name)) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("extraction_interval_s", "base_lora_lr", "ewc_lambda", "deadline_s"):
             value = getattr(self, name)

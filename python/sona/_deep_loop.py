@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import threading
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class DeepLoopConfig:
     max_cycle_s: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.dreams_per_cycle < 0:
+        if operator.index(self.dreams_per_cycle) < 0:
             raise ConfigError(f"dreams_per_cycle: expected at least 0, got {self.dreams_per_cycle}")
         if not 0.0 <= self.phi_threshold <= 1.0:
             raise ConfigError(f"phi_threshold: expected a number in [0, 1], got {self.phi_threshold}")

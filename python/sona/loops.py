@@ -7,6 +7,8 @@ each its time.
 from __future__ import annotations
 
 import json
+import math
+import operator
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -68,9 +70,14 @@ class InstantLoopConfig:
     flush_ms: float = 50.0
 
     def __post_init__(self) -> None:
+        if operator.index(self.micro_lora_rank) not in (1, 2):
+            raise ConfigError(f"micro_lora_rank: expected 1 or 2, got {self.micro_lora_rank}")
         for name in ("max_pending_signals", "flush_every"):
-            if getattr(self, name) < 1:
+            if operator.index(getattr(self, name)) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("micro_lora_lr", "edge_update_scale"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: expected a finite number, 0 or more, got {getattr(self, name)}")
         if not self.flush_ms >= 0.0:
             raise ConfigError(f"flush_ms: expected 0 or more, got {self.flush_ms}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sona._core import MinCut, tension
 from sona.control.events import Event, EventBus, EventKind
-from sona.exceptions import ConfigError
+from sona.exceptions import ConfigError, NotFiniteError
 
 if TYPE_CHECKING:
     from sona.attention import GatePacket as AttentionGate
@@ -93,6 +94,8 @@ class CoherenceMonitor:
         off: float = 0.6,
         bus: EventBus | None = None,
     ) -> None:
+        if not isinstance(graph, MinCut):
+            raise TypeError(f"graph: expected a MinCut, got {type(graph).__name__}")
         if not 0.0 < ewma <= 1.0:
             raise ConfigError(f"ewma: expected a number in (0, 1], got {ewma}")
         if not 0.0 <= off <= on <= 1.0:
@@ -124,6 +127,8 @@ class CoherenceMonitor:
         GatePacket
             O(nodes + edges of the cut's side).
         """
+        if loss is not None and not math.isfinite(loss):
+            raise NotFiniteError(f"loss: expected a finite number, got {loss}")
         graph = self._graph
         with self._lock:
             value = graph.value

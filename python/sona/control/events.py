@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import threading
 import time
 from collections import deque
@@ -10,9 +12,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sona.exceptions import ConfigError
+from sona.exceptions import ConfigError, NotFiniteError
 
 __all__ = ["Event", "EventBus", "EventKind"]
+
+
+def seconds(now: float | None) -> float:
+    """The time that was given, or the present."""
+    at = time.time() if now is None else float(now)
+    if not math.isfinite(at):
+        raise NotFiniteError(f"now: expected seconds, got {now}")
+    return at
 
 
 class EventKind(StrEnum):
@@ -87,9 +97,9 @@ class EventBus:
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        if capacity < 1:
+        self._capacity = operator.index(capacity)
+        if self._capacity < 1:
             raise ConfigError(f"capacity: expected an integer of at least 1, got {capacity}")
-        self._capacity = capacity
         self._lock = threading.Lock()
         self._subscribers: dict[int, _Subscriber] = {}
         self._waiting: deque[tuple[Event, float]] = deque()
@@ -143,8 +153,12 @@ class EventBus:
         ------
         ExceptionGroup
             What callbacks raised, after all were called.
+        NotFiniteError
+            If `now` is.
         """
-        now = time.time() if now is None else float(now)
+        if not isinstance(event, Event):
+            raise TypeError(f"event: expected an Event, got {type(event).__name__}")
+        now = seconds(now)
         with self._lock:
             self._published += 1
             if self._delivering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from sona.exceptions import ConfigError, NotFiniteError, ShapeError
 __all__ = ["AdaptiveArchitecture", "ParetoFront", "crowding_distance", "hypervolume", "non_dominated_sort"]
 
 Matrix = npt.NDArray[np.float64]
+#: Largest population: sorting compares every two.
+_LARGEST = 10_000
 
 
 def _points(F: npt.ArrayLike) -> Matrix:
@@ -197,10 +200,10 @@ class AdaptiveArchitecture:
     def __init__(self, space: Mapping[str, Sequence[Any]], *, population: int = 20, seed: int = 0) -> None:
         if not space or not all(len(values) for values in space.values()):
             raise ConfigError("space: expected at least one setting, each with at least one value")
-        if population < 4:
-            raise ConfigError(f"population: expected an integer of at least 4, got {population}")
+        self._population = operator.index(population)
+        if not 4 <= self._population <= _LARGEST:
+            raise ConfigError(f"population: expected 4 to {_LARGEST}, got {population}")
         self._space = {name: list(values) for name, values in space.items()}
-        self._population = population
         self._rng = np.random.default_rng(seed)
         self._seen: dict[tuple[int, ...], tuple[float, ...]] = {}
 
@@ -218,6 +221,8 @@ class AdaptiveArchitecture:
         ParetoFront
             Of all settings seen, also in earlier calls.
         """
+        if operator.index(generations) < 0:
+            raise ValueError(f"generations: expected at least 0, got {generations}")
         sizes = [len(values) for values in self._space.values()]
 
         def judged(genes: list[tuple[int, ...]]) -> Matrix:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Protocol
 
 from sona._core import AnomalyDetector, theil_sen
 from sona.control.coherence import GatePacket
-from sona.control.events import Event, EventBus, EventKind
+from sona.control.events import Event, EventBus, EventKind, seconds
 from sona.exceptions import ConfigError
 
 __all__ = ["ActionReport", "Anomaly", "Detects", "HealingOrchestrator", "PredictiveConfig"]
@@ -160,7 +159,7 @@ class HealingOrchestrator:
         if patience < 1 or not normal_range > 0.0:
             raise ConfigError("patience, normal_range: expected numbers of at least 1 and above 0")
         self._bus = bus
-        self._predictive = predictive or PredictiveConfig()
+        self._predictive = PredictiveConfig() if predictive is None else predictive
         self._budget = budget
         self._budget_window = budget_window_s
         self._patience = patience
@@ -187,6 +186,8 @@ class HealingOrchestrator:
         tolerance : float, default 0.0
             Distance from the normal median, in the metric's unit, that is always normal.
         """
+        if detector is not None and not callable(getattr(detector, "update", None)):
+            raise TypeError(f"detector: expected something with an update method, got {type(detector).__name__}")
         if not 0.0 <= tolerance < math.inf:
             raise ValueError(f"tolerance: expected a number of at least 0, got {tolerance}")
         with self._lock:
@@ -215,6 +216,8 @@ class HealingOrchestrator:
         metrics : iterable of str, optional
             Metrics that it can help; all by default.
         """
+        if not callable(fn) or not (undo is None or callable(undo)):
+            raise TypeError(f"fn, undo: expected callables, got {type(fn).__name__} and {type(undo).__name__}")
         if not 0.0 <= cost < math.inf:
             raise ValueError(f"cost: expected a number of at least 0, got {cost}")
         with self._lock:
@@ -228,7 +231,7 @@ class HealingOrchestrator:
         metric : str
             Registered; an unknown one raises ``KeyError``.
         value : float
-            NaN is counted as missing.
+            NaN and infinity are counted as missing.
         now : float, optional
             Seconds.
 
@@ -241,12 +244,12 @@ class HealingOrchestrator:
         -----
         Detection costs about a microsecond; an action what it costs.
         """
-        now = time.time() if now is None else float(now)
+        now = seconds(now)
         opened: list[Anomaly] = []
         with self._lock:
             watch = self._watches[metric]
             self._observed += 1
-            if math.isnan(value):
+            if not math.isfinite(value):
                 watch.missing += 1
                 return opened
             alarm = watch.detector.update(value)
@@ -345,7 +348,7 @@ class HealingOrchestrator:
         list of str
             Actions that ran.
         """
-        now = time.time() if now is None else float(now)
+        now = seconds(now)
         ran: list[str] = []
         with self._lock:
             self._trend.append((now, packet.tension))

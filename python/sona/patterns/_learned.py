@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sona import _core
-from sona.exceptions import NotFiniteError, ShapeError
+from sona.exceptions import ConfigError, NotFiniteError, ShapeError
 
 __all__ = ["ActionOutcome", "LearnedPattern", "MemoryItem", "PatternConfig", "PatternMatch", "Verdict"]
 
@@ -120,7 +121,9 @@ class LearnedPattern:
     ShapeError
         If ``centroid`` is not one vector.
     NotFiniteError
-        If ``centroid`` holds NaN or infinity.
+        If ``centroid`` or a statistic holds NaN or infinity.
+    ConfigError
+        If a statistic is out of its range.
 
     Examples
     --------
@@ -152,6 +155,20 @@ class LearnedPattern:
         finite = np.isfinite(centroid)
         if not finite.all():
             raise NotFiniteError(f"centroid: not finite at index {int(np.argmin(finite))}")
+        # Means and variances may leave their range by a rounding.
+        ranges = (
+            ("avg_quality", -1e-6, 1.0 + 1e-6),
+            ("quality_var", -1e-6, math.inf),
+            ("total_weight", 0.0, math.inf),
+            ("cluster_size", 0, math.inf),
+            ("access_count", 0, math.inf),
+        )
+        for name, least, most in ranges:
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                raise NotFiniteError(f"{name}: expected a finite number, got {value}")
+            if not least <= value <= most:
+                raise ConfigError(f"{name}: expected {least:g} to {most:g}, got {value}")
         centroid.setflags(write=False)
         object.__setattr__(self, "centroid", centroid)
         object.__setattr__(self, "actions", tuple(self.actions))
@@ -254,6 +271,8 @@ class LearnedPattern:
 
     def should_prune(self, min_quality: float, min_accesses: int) -> bool:
         """Tell whether the pattern is bad and unused: below ``min_quality`` and fewer than ``min_accesses``."""
+        if math.isnan(min_quality) or math.isnan(min_accesses):
+            raise NotFiniteError("min_quality, min_accesses: expected numbers, got nan")
         return self.avg_quality < min_quality and self.access_count < min_accesses
 
     def quality_lower_bound(self, z: float = 1.959964) -> float:
@@ -278,6 +297,8 @@ class LearnedPattern:
         >>> round(LearnedPattern(0, [1.0], 10, 8.5, 0.8).quality_lower_bound(), 4)
         0.4902
         """
+        if not math.isfinite(z):
+            raise NotFiniteError(f"z: expected a finite number, got {z}")
         return _core.wilson_lower_bound(self.avg_quality, float(self.cluster_size), z)
 
 

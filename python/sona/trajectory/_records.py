@@ -210,6 +210,8 @@ class TrajectoryBuilder:
     Raises
     ------
     NotFiniteError, ShapeError
+    ValueError, TypeError
+        ``id`` beyond 64 bits or no integer, ``scope`` or ``source`` no string.
 
     Examples
     --------
@@ -221,7 +223,9 @@ class TrajectoryBuilder:
     """
 
     def __init__(self, id: int, query_embedding: npt.ArrayLike, *, scope: str = "default", source: str = "") -> None:
-        self._id = id
+        _text("scope", scope)
+        _text("source", source)
+        self._id = _integer("id", id, -1 << 63)
         self._query = _core.frozen_vector("query_embedding", query_embedding)
         self._scope = scope
         self._source = source

@@ -1,6 +1,7 @@
 //! When did the task change? Page–Hinkley over the direction of the gradients.
 
 use super::check_gradient;
+use super::config::MAX_PARAMS;
 use crate::codec::{self, Kind};
 use crate::control::detect::{Detector, Direction, PageHinkley};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
@@ -47,8 +48,8 @@ impl BoundaryConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        if !(1..=1 << 30).contains(&self.dim) {
-            return Err(Error::config("dim", "1 to 2**30", self.dim));
+        if !(1..=MAX_PARAMS).contains(&self.dim) {
+            return Err(Error::config("dim", format!("1 to {MAX_PARAMS}"), self.dim));
         }
         if !(0.0..1.0).contains(&self.ema) {
             return Err(Error::config("ema", "a number in [0, 1)", self.ema));

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Most parameters (4 GB per vector).
-const MAX_PARAMS: usize = 1 << 30;
+pub(super) const MAX_PARAMS: usize = 1 << 28;
 /// Most tasks held apart.
 const MAX_TASKS: usize = 1 << 16;
 

@@ -17,6 +17,8 @@ const KIND: Kind = Kind {
 };
 /// Largest p, so that the sum over all slots stays finite.
 const MAX_MASS: f64 = 1e280;
+/// Most items of one draw.
+const MAX_BATCH: usize = 1 << 24;
 /// Streams of the reservoir; those below are for batches.
 const RESERVOIR: u64 = 1 << 63;
 
@@ -207,6 +209,13 @@ impl PriorityReplay {
     /// Slots drawn with replacement, in proportion to p.
     pub fn sample(&mut self, n: usize) -> Result<Vec<usize>> {
         self.held()?;
+        if n > MAX_BATCH {
+            return Err(Error::Capacity {
+                name: "batch_size",
+                limit: format!("at most {MAX_BATCH}"),
+                got: n.to_string(),
+            });
+        }
         let mut rng = stream(self.config.seed, self.counters.batches);
         self.counters.batches += 1;
         self.counters.sampled += n as u64;

@@ -10,6 +10,8 @@ const KIND: Kind = Kind {
     tag: *b"OPTM",
     version: 1,
 };
+/// Most parameters of one optimiser: its state takes a gigabyte or two then.
+const MAX_PARAMS: usize = 1 << 28;
 
 /// Update rule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -126,8 +128,8 @@ impl Optimizer {
     /// AdamW always decays decoupled; SGD does so if `decoupled`, otherwise through the gradient as PyTorch's does.
     pub fn new(rule: Rule, n: usize, weight_decay: f64, decoupled: bool) -> Result<Self> {
         rule.validate()?;
-        if n == 0 {
-            return Err(Error::config("n", "at least 1", n));
+        if !(1..=MAX_PARAMS).contains(&n) {
+            return Err(Error::config("n", format!("1 to {MAX_PARAMS}"), n));
         }
         check_rate("weight_decay", weight_decay)
             .map_err(|_| Error::config("weight_decay", "a finite number, 0 or above", weight_decay))?;

@@ -15,6 +15,8 @@ const KIND: Kind = Kind {
 };
 /// Longest side of a matrix.
 pub const MAX_SIDE: usize = 1 << 16;
+/// Most weights of one matrix.
+const MAX_WEIGHTS: usize = 1 << 26;
 
 /// A dense factor, in float32 or in int8 with one scale per row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,6 +160,13 @@ impl FastGrnn {
     ) -> Result<Self> {
         side("n_in", n_in)?;
         side("n_hidden", n_hidden)?;
+        if n_in.max(n_hidden) * n_hidden > MAX_WEIGHTS {
+            return Err(Error::config(
+                "n_hidden",
+                format!("at most {MAX_WEIGHTS} weights in a matrix"),
+                format!("{n_hidden} with n_in {n_in}"),
+            ));
+        }
         for (name, value) in [("zeta", zeta), ("nu", nu)] {
             check_number(name, value)?;
         }

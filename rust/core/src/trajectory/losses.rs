@@ -1,7 +1,7 @@
 //! Losses on scores. Each returns its value and ∂L/∂score in float64; what a score is (here: a cosine) is the caller's
 //! business, so every loss can be checked alone.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_number};
 
 /// Loss over positives and negatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +50,8 @@ pub struct ChoiceFeedback {
 }
 
 fn positive(name: &'static str, value: f64) -> Result<()> {
-    if value.is_finite() && value > 0.0 {
+    check_number(name, value)?;
+    if value > 0.0 {
         Ok(())
     } else {
         Err(Error::value(name, "a finite number above 0", value))
@@ -79,13 +80,15 @@ fn logistic(z: f64) -> (f64, f64) {
 impl RankingLoss {
     /// Reads the public name together with the parameters.
     pub fn parse(name: &str, temperature: f64, margin: f64, sigma: f64) -> Result<Self> {
+        for (name, v) in [("temperature", temperature), ("margin", margin), ("sigma", sigma)] {
+            check_number(name, v)?;
+        }
         match name {
             "infonce" => {
                 positive("temperature", temperature)?;
                 Ok(Self::InfoNce { temperature })
             }
-            "triplet" if margin.is_finite() => Ok(Self::Triplet { margin }),
-            "triplet" => Err(Error::value("margin", "a finite number", margin)),
+            "triplet" => Ok(Self::Triplet { margin }),
             "ranknet" => {
                 positive("sigma", sigma)?;
                 Ok(Self::RankNet { sigma })

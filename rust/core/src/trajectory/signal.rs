@@ -2,7 +2,7 @@
 
 use super::losses::{ChoiceFeedback, RankingLoss, RelevanceLoss};
 use super::record::Trajectory;
-use crate::error::{Error, Result, check_dim, check_finite};
+use crate::error::{Error, Result, check_dim, check_finite, check_number};
 use serde::{Deserialize, Serialize};
 
 /// Where a signal came from.
@@ -177,9 +177,7 @@ impl LearningSignal {
     /// REINFORCE (Williams 1992) over the steps: Σ Aₜ(aₜ − q) with the reward-to-go Aₜ = Σ_{s≥t}(r_s − b) + (quality − b).
     pub fn from_trajectory(trajectory: &Trajectory, baseline: f64) -> Result<Self> {
         trajectory.validate()?;
-        if !baseline.is_finite() {
-            return Err(Error::value("baseline", "a finite number", baseline));
-        }
+        check_number("baseline", baseline)?;
         let q = &trajectory.query_embedding;
         let mut to_go = trajectory.final_quality - baseline;
         let mut sum = vec![0.0f64; q.len()];

@@ -32,8 +32,8 @@ use sona_core::control;
 /// >>> tension(2.0, 4.0, 3.0)
 /// 0.5
 #[pyfunction]
-fn tension(lambda_: f64, min_degree: f64, lambda_ewma: f64) -> f64 {
-    control::tension(lambda_, min_degree, lambda_ewma)
+fn tension(lambda_: f64, min_degree: f64, lambda_ewma: f64) -> PyResult<f64> {
+    control::tension(lambda_, min_degree, lambda_ewma).py()
 }
 
 /// Float64 values of an array-like of one dimension.

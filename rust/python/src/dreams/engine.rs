@@ -3,13 +3,17 @@
 use super::consolidate::PyConsolidator;
 use super::extract_node;
 use crate::arrays::{detached, matrix, metrics_dict};
-use crate::errors::IntoPy;
+use crate::errors::{IntoPy, to_py};
 use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use sona_core::Error;
 use sona_core::dreams::{self, Dream, DreamConfig, DreamEngine, Node};
+
+/// Most dreams of one call.
+const MAX_DREAMS: usize = 1_000_000;
 
 /// A memory graph and the dreams over it: walks that jump, now and then, to something similar and not yet linked.
 ///
@@ -237,7 +241,19 @@ impl PyDreamEngine {
     /// Returns
     /// -------
     /// list of Dream
+    ///
+    /// Raises
+    /// ------
+    /// CapacityError
+    ///     More than a million at once.
     fn generate_dreams<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        if count > MAX_DREAMS {
+            return Err(to_py(Error::Capacity {
+                name: "count",
+                limit: format!("at most {MAX_DREAMS} dreams at once"),
+                got: count.to_string(),
+            }));
+        }
         (0..count).map(|_| self.generate_dream(py, None)).collect()
     }
 

@@ -8,8 +8,15 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::Error;
+use sona_core::codec::{self, Kind};
 use sona_core::error::check_finite;
 use sona_core::lora::{Optimizer, Rule, clip_by_norm as clip};
+
+/// An optimiser together with its learning rate.
+const KIND: Kind = Kind {
+    tag: *b"OPLR",
+    version: 1,
+};
 
 /// Stamps one optimiser class; they differ in their constructor only.
 macro_rules! optimizer {
@@ -69,8 +76,8 @@ macro_rules! optimizer {
 
             /// The whole state, checked and versioned.
             fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-                let mut bytes = self.lr.to_le_bytes().to_vec();
-                bytes.extend(self.inner.lock().to_bytes().py()?);
+                let inner = self.inner.lock().to_bytes().py()?;
+                let bytes = codec::encode(KIND, &(self.lr, inner)).py()?;
                 Ok(PyBytes::new(py, &bytes))
             }
 
@@ -99,11 +106,8 @@ macro_rules! optimizer {
 
 fn restore(data: &[u8], fits: impl Fn(Rule) -> bool, name: &str) -> PyResult<(f64, Optimizer)> {
     let corrupt = |reason: &str| to_py(Error::corrupt(name, reason));
-    let (head, rest) = data
-        .split_first_chunk::<8>()
-        .ok_or_else(|| corrupt("too short"))?;
-    let lr = f64::from_le_bytes(*head);
-    let inner = Optimizer::from_bytes(rest).py()?;
+    let (lr, state): (f64, Vec<u8>) = codec::decode(KIND, data).py()?;
+    let inner = Optimizer::from_bytes(&state).py()?;
     if !fits(inner.rule()) {
         return Err(corrupt("holds another optimiser"));
     }
@@ -185,10 +189,10 @@ optimizer!(
     /// >>> AdamW(2, lr=0.5, weight_decay=0.0).step([1.0, 2.0], [3.0, -4.0]).round(3)
     /// array([0.5, 2.5], dtype=float32)
     PyAdamW, "AdamW", Rule::AdamW { .. },
-    (n, *, lr=0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),
+    (n, *, lr=0.001, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.01),
     "(n, *, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)",
-    (betas: (f64, f64), eps: f64, weight_decay: f64),
-    (Rule::AdamW { beta1: betas.0, beta2: betas.1, eps }, weight_decay)
+    (betas: [f64; 2], eps: f64, weight_decay: f64),
+    (Rule::AdamW { beta1: betas[0], beta2: betas[1], eps }, weight_decay)
 );
 
 /// Scale an array down to length ``max_norm`` if it is longer.

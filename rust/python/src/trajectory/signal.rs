@@ -143,7 +143,7 @@ fn signal_from_choice<'py>(
     propensity: Option<f64>,
     baseline: f64,
     temperature: f64,
-    ips_clip: (f64, f64),
+    ips_clip: [f64; 2],
     output: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Parts<'py>> {
     let x = vector("query", query, None)?;
@@ -156,7 +156,7 @@ fn signal_from_choice<'py>(
         baseline,
         propensity,
         temperature,
-        ips_clip,
+        ips_clip: ips_clip.into(),
     };
     let signal = LearningSignal::from_choice(&x, &c, &feedback, y.as_deref()).py()?;
     Ok(parts(py, signal))

@@ -1,6 +1,7 @@
 //! Configuration of a bank.
 
 use crate::error::{Error, Result};
+use crate::patterns::index::MAX_DIM;
 use serde::{Deserialize, Serialize};
 
 /// What a [`super::Bank`] is built from.
@@ -56,6 +57,13 @@ impl BankConfig {
             if value == 0 {
                 return Err(Error::config(name, "at least 1", value));
             }
+        }
+        if self.embedding_dim > MAX_DIM {
+            return Err(Error::config(
+                "embedding_dim",
+                format!("1 to {MAX_DIM}"),
+                self.embedding_dim,
+            ));
         }
         if !(self.convergence_threshold.is_finite() && self.convergence_threshold >= 0.0) {
             return Err(Error::config(

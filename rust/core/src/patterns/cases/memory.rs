@@ -9,6 +9,7 @@ use super::probe::Probe;
 use super::search::Segments;
 use super::segment::{Case, CaseId, Codes, Meta, SEGMENT, Segment};
 use crate::error::{Error, Result, check_dim, check_finite};
+use crate::patterns::index::MAX_DIM;
 use crate::item::ItemId;
 use crate::kernels;
 use crate::metrics::Metrics;
@@ -73,8 +74,8 @@ pub struct NewCase<'a> {
 impl CaseMemory {
     /// An empty memory for vectors of length `dim`. The rule makes no random choice; `seed` is kept with the state.
     pub fn new(dim: usize, params: CaseParams, seed: u64) -> Result<Self> {
-        if dim == 0 {
-            return Err(Error::config("dim", "at least 1", 0));
+        if !(1..=MAX_DIM).contains(&dim) {
+            return Err(Error::config("dim", format!("1 to {MAX_DIM}"), dim));
         }
         params.check()?;
         Ok(Self {

@@ -96,7 +96,7 @@ fn score(
 impl ItemGate {
     #[new]
     #[pyo3(
-        signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=false, start=(0.0, 0.0), full_coverage=0.0),
+        signature = (*, mode="evidence", nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=false, start=[0.0, 0.0], full_coverage=0.0),
         text_signature = "(*, mode='evidence', nu=0.2, z=3.0, decay=0.999, warmup=20, seed=0, soft=False, start=(0.0, 0.0), full_coverage=0.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "the public call")]
@@ -108,7 +108,7 @@ impl ItemGate {
         warmup: i64,
         seed: i128,
         soft: bool,
-        start: (f64, f64),
+        start: [f64; 2],
         full_coverage: f64,
     ) -> PyResult<Self> {
         let mode = core::GateMode::parse(mode).py()?;
@@ -119,7 +119,7 @@ impl ItemGate {
             decay,
             warmup: count("warmup", warmup)? as u64,
             soft,
-            start,
+            start: start.into(),
             full_coverage,
         };
         Ok(Self::holding(
