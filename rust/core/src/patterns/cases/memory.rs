@@ -9,10 +9,10 @@ use super::probe::Probe;
 use super::search::Segments;
 use super::segment::{Case, CaseId, Codes, Meta, SEGMENT, Segment};
 use crate::error::{Error, Result, check_dim, check_finite};
-use crate::patterns::index::MAX_DIM;
 use crate::item::ItemId;
 use crate::kernels;
 use crate::metrics::Metrics;
+use crate::patterns::index::MAX_DIM;
 use rustc_hash::FxHashSet;
 use std::sync::{Arc, OnceLock};
 
