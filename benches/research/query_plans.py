@@ -323,9 +323,7 @@ def operators(plans, times, half, seeds):
             x, y = np.array([s[0] for s in samples]), np.array([s[1] for s in samples])
             return np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
 
-        samples = [
-            (f, math.log(max(t, 1e-3)), op) for q in train for (op, f), t in zip(features(q), times[q], strict=True)
-        ]
+        samples = [(f, math.log(max(t, 1e-3)), op) for q in train for (op, f), t in zip(features(q), times[q], strict=True)]
         everything = fit(samples)
         level = {}
         by_kind = {}

@@ -10,6 +10,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sona.background import take_second_place
+
 if TYPE_CHECKING:
     from sona.loops import BackgroundLoop, InstantLoop
 
@@ -268,6 +270,7 @@ _COORDINATORS: weakref.WeakSet[LoopCoordinator] = weakref.WeakSet()
 
 
 def _run(owner: weakref.ref[LoopCoordinator], wake: threading.Event, poll: float) -> None:
+    take_second_place()
     while not wake.wait(poll):
         coordinator = owner()
         if coordinator is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sona.engine import SonaEngine
 
-__all__ = ["BackgroundThread", "LearningResult", "ScopeLearning"]
+__all__ = ["BackgroundThread", "LearningResult", "ScopeLearning", "take_second_place"]
+
+#: Niceness of threads that learn: a request that wants a processor gets it at once.
+SECOND_PLACE = 10
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,13 @@ class LearningResult:
         )
 
 
+def take_second_place() -> None:
+    """Let other threads go before the calling one, where a thread can have a priority of its own (Linux)."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(SECOND_PLACE, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
 class BackgroundThread:
     """Runs ``engine.background_learn()`` every ``interval_s`` seconds until stopped or the engine is gone.
 
@@ -95,6 +106,7 @@ class BackgroundThread:
                 thread.join(timeout_s)
 
     def _run(self, wake: threading.Event) -> None:
+        take_second_place()
         while not wake.wait(self._interval_s):
             engine = self._engine()
             if engine is None or engine.closed:

@@ -3,23 +3,19 @@
 //! Kirkpatrick et al. 2017 (penalty), Schwarz et al. 2018 (online EWC), Chaudhry et al. 2018 (exponential average of the
 //! Fisher information), Huszár 2018 (each task pulls towards its own optimum), Chaudhry et al. 2019 (A-GEM projection).
 
+mod state;
+
 use super::boundary::{BoundaryConfig, BoundaryDetector};
 use super::check_gradient;
 use super::config::EwcConfig;
 use super::constraint::Constraint;
 use super::task::Task;
-use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
 use crate::kernels::{self, elastic};
-use crate::metrics::Metrics;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ops::Range;
 
-const KIND: Kind = Kind {
-    tag: *b"EWCP",
-    version: 1,
-};
 /// Values that are checked and worked on at a time: they stay in the first-level cache.
 const BLOCK: usize = 2048;
 /// Loss increases on old tasks above which λ doubles, and below which it halves.
@@ -145,8 +141,13 @@ impl Ewc {
             self.running = vec![0.0; p];
         }
         let keep = self.config.fisher_ema_decay;
-        for row in gradients.chunks_exact(p) {
-            elastic::average_squares(keep as f32, (1.0 - keep) as f32, row, &mut self.running);
+        // Block by block through all rows: the average comes from memory once, however many samples there are. Backwards, because
+        // the end of what was just checked is still in the caches.
+        for (block, running) in self.running.chunks_mut(BLOCK).enumerate().rev() {
+            let at = block * BLOCK..block * BLOCK + running.len();
+            for row in gradients.chunks_exact(p) {
+                elastic::average_squares(keep as f32, (1.0 - keep) as f32, &row[at.clone()], running);
+            }
         }
         let n = (gradients.len() / p) as u64;
         self.samples += n;
@@ -344,70 +345,6 @@ impl Ewc {
         let fired = detector.update(gradients)?;
         self.counters.boundaries += u64::from(fired);
         Ok(fired)
-    }
-
-    /// Bytes held.
-    #[must_use]
-    pub fn nbytes(&self) -> usize {
-        let vectors = 2 * self.tasks.len() + 2 * usize::from(self.pooled.is_some());
-        let values = vectors * self.config.param_count + self.theta.len() + self.running.len();
-        size_of::<Self>()
-            + values * size_of::<f32>()
-            + self.boundary.as_ref().map_or(0, BoundaryDetector::nbytes)
-    }
-
-    /// Counters and gauges.
-    #[must_use]
-    pub fn metrics(&self) -> Metrics {
-        let c = &self.counters;
-        vec![
-            ("tasks", self.tasks.len().into()),
-            ("tasks_started", c.tasks.into()),
-            ("tasks_ignored", c.tasks_ignored.into()),
-            ("merges", c.merges.into()),
-            ("samples", self.samples.into()),
-            ("samples_total", c.samples.into()),
-            ("boundaries", c.boundaries.into()),
-            ("lambda", self.lambda.into()),
-            ("nbytes", self.nbytes().into()),
-        ]
-    }
-
-    /// Serialises everything.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        codec::encode(KIND, self)
-    }
-
-    /// Reads back what [`Self::to_bytes`] wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut this: Self = codec::decode(KIND, bytes)?;
-        this.validate().map_err(|e| Error::corrupt("EWC state", e))?;
-        this.pool();
-        Ok(this)
-    }
-
-    fn validate(&self) -> Result<()> {
-        self.config.validate()?;
-        check_number("lambda", self.lambda)?;
-        let n = self.config.param_count;
-        for (name, x) in [("params", &self.theta), ("fisher", &self.running)] {
-            if !x.is_empty() {
-                check_dim(name, n, x.len())?;
-                check_finite(name, x)?;
-            }
-        }
-        let fits = self.lambda >= 0.0
-            && self.tasks.len() <= self.config.max_tasks
-            && self.running.iter().all(|f| *f >= 0.0)
-            && (self.samples == 0) == self.running.is_empty();
-        if !fits {
-            return Err(Error::Learning("impossible counts or values".into()));
-        }
-        self.tasks.iter().try_for_each(|t| t.validate(n))?;
-        match &self.boundary {
-            Some(b) => b.validate(n),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! The engine: before a query, a vector and a choice; after it, what it took; in the background, the slower learning.
 
+mod config;
+mod state;
+
+pub use config::DagConfig;
+
 use super::choice::{self, Choice, time};
 use super::encode::{Encoder, directed};
 use super::hyper;
@@ -9,18 +14,12 @@ use super::operators::{self, Operators, ln};
 use super::plan::QueryDag;
 use super::posterior::Posterior;
 use super::settings::Settings;
-use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_number};
-use crate::metrics::Metrics;
 use crate::patterns::bank::{Bank, BankConfig, DEFAULT_SCOPE, Outcome, Pattern};
 use crate::rng;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const KIND: Kind = Kind {
-    tag: *b"DAGE",
-    version: 1,
-};
 /// Plans between `pre_query` and `post_query` that are remembered.
 const PENDING: usize = 1024;
 /// New runs for which the background wakes up.
@@ -29,44 +28,6 @@ const LEAST_RUNS: u64 = 8;
 const PATTERNS: usize = 3;
 /// Most settings of one choice.
 const MOST_SETTINGS: usize = 64;
-const LONGEST_DIM: usize = 1 << 16;
-
-/// How a [`DagEngine`] learns.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DagConfig {
-    /// Length of vectors.
-    pub dim: usize,
-    /// Rank of the operators' adapters.
-    pub rank: usize,
-    /// Runs kept for patterns.
-    pub capacity: usize,
-    /// Strength with which adapters hold on to what they learned.
-    pub ewc_lambda: f64,
-    /// Share of the default's time that trying other settings may lose.
-    pub regret_budget: f64,
-    /// Seed of every random choice.
-    pub seed: u64,
-}
-
-impl DagConfig {
-    fn validate(&self) -> Result<()> {
-        if !(1..=LONGEST_DIM).contains(&self.dim) {
-            return Err(Error::config("dim", format!("1 to {LONGEST_DIM}"), self.dim));
-        }
-        if self.capacity == 0 {
-            return Err(Error::config("capacity", "at least 1", 0));
-        }
-        for (name, value) in [
-            ("ewc_lambda", self.ewc_lambda),
-            ("regret_budget", self.regret_budget),
-        ] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::config(name, "a finite number of at least 0", value));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What `pre_query` says of a plan.
 #[derive(Debug, Clone, PartialEq)]
@@ -413,69 +374,5 @@ impl DagEngine {
             updated,
             status: "learned",
         })
-    }
-
-    /// Counters and gauges.
-    #[must_use]
-    pub fn metrics(&self) -> Metrics {
-        let c = &self.counters;
-        let share = if self.ledger.reference > 0.0 {
-            self.ledger.lost / self.ledger.reference
-        } else {
-            0.0
-        };
-        vec![
-            ("pre_queries", c.pre.into()),
-            ("post_queries", c.post.into()),
-            ("unmatched", c.unmatched.into()),
-            ("cycles", c.cycles.into()),
-            ("waiting_runs", self.fresh.into()),
-            ("settings", self.settings.len().into()),
-            ("setting_runs", self.by_setting.runs().into()),
-            ("setting_pairs", self.by_setting.cell_count().into()),
-            ("forgotten_pairs", self.by_setting.forgotten().into()),
-            ("runs_away_from_default", self.ledger.away.into()),
-            ("default_ms", self.ledger.reference.into()),
-            ("lost_ms", self.ledger.lost.into()),
-            ("lost_share", share.into()),
-            ("timed_operators", self.operators.seen().into()),
-            ("operator_samples", self.operators.sample_count().into()),
-            ("patterns", self.bank.patterns().len().into()),
-        ]
-    }
-
-    /// Serialises everything.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        codec::encode(KIND, self)
-    }
-
-    /// Reads back what [`Self::to_bytes`] wrote; going on from there equals never having stopped, bit for bit.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut this: Self = codec::decode(KIND, bytes)?;
-        this.validate()
-            .map_err(|e| Error::corrupt("DagEngine state", e))?;
-        this.bank = this.bank.restored()?;
-        Ok(this)
-    }
-
-    fn validate(&self) -> Result<()> {
-        self.config.validate()?;
-        self.settings.validate()?;
-        let d = self.config.dim;
-        self.by_setting.validate(d, self.settings.len())?;
-        self.by_mechanism.validate(d, Mechanism::ALL.len())?;
-        self.ledger.validate()?;
-        self.operators.validate(d, self.config.rank)?;
-        check_dim("bank", d, self.bank.config().embedding_dim)?;
-        let known = |s: u32| (s as usize) < self.settings.len();
-        let pending = |m: &u8| usize::from(*m) < Mechanism::ALL.len();
-        if self.default.is_none_or(known)
-            && self.pending.len() <= PENDING
-            && self.pending.values().all(|(m, _)| pending(m))
-        {
-            Ok(())
-        } else {
-            Err(Error::corrupt("engine", "a number without a name"))
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The variances that make the evidence most likely (type-II maximum likelihood; Rasmussen & Williams 2006, section 5.4).
 
-use super::posterior::{Hyper, Posterior};
+use super::kernel::Hyper;
+use super::posterior::Posterior;
 
 /// Cells that take part: the most recent.
 const CELLS: usize = 160;

@@ -7,6 +7,7 @@ mod choice;
 mod encode;
 mod engine;
 mod hyper;
+mod kernel;
 mod ledger;
 mod mechanism;
 mod operators;

@@ -1,99 +1,26 @@
 //! Dreams: walks over the memory graph that now and then jump to something similar and not yet linked.
 
+mod config;
+mod state;
+
+pub use config::DreamConfig;
+
 use super::consolidate::{Consolidation, Consolidator};
 use super::graph::{Link, MemoryGraph, Node};
 use super::jump::{creative_jump, weighted};
-use crate::codec::{self, Kind};
-use crate::error::{Error, Result, check_number};
+use crate::error::{Result, check_number};
 use crate::kernels;
 use crate::metrics::Metrics;
 use crate::rng::{self, ChaCha8Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const KIND: Kind = Kind {
-    tag: *b"DREM",
-    version: 1,
-};
 /// Stream of the walks.
 const STREAM: u64 = 0x6472_6561;
 /// Cosines between which a pair without an edge is novel.
 const NOVEL: std::ops::Range<f64> = 0.3..0.8;
 /// Weight of a suggested edge per unit of score.
 const SUGGESTED: f64 = 0.1;
-
-/// Settings of dreams.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct DreamConfig {
-    /// Memories on a path.
-    pub path_length: usize,
-    /// Chance of a jump at a step that does not restart.
-    pub creative_jump_prob: f64,
-    /// Chance of a return to the start.
-    pub restart_prob: f64,
-    /// Weight of novelty in the score.
-    pub novelty_weight: f64,
-    /// Weight of coherence.
-    pub coherence_weight: f64,
-    /// Weight of utility.
-    pub utility_weight: f64,
-    /// T of exp(cos / T).
-    pub jump_temperature: f64,
-    /// Ticks after which an unconfirmed suggestion goes.
-    pub probation: u64,
-}
-
-impl Default for DreamConfig {
-    fn default() -> Self {
-        Self {
-            path_length: 15,
-            creative_jump_prob: 0.3,
-            restart_prob: 0.1,
-            novelty_weight: 0.3,
-            coherence_weight: 0.4,
-            utility_weight: 0.3,
-            jump_temperature: 0.2,
-            probation: 100,
-        }
-    }
-}
-
-impl DreamConfig {
-    /// Errors on a setting out of range.
-    pub fn check(&self) -> Result<()> {
-        if !(2..=10_000).contains(&self.path_length) {
-            return Err(Error::config("path_length", "2 to 10000", self.path_length));
-        }
-        for (name, p) in [
-            ("creative_jump_prob", self.creative_jump_prob),
-            ("restart_prob", self.restart_prob),
-        ] {
-            if !(0.0..=1.0).contains(&p) {
-                return Err(Error::config(name, "a probability", p));
-            }
-        }
-        for (name, w) in [
-            ("novelty_weight", self.novelty_weight),
-            ("coherence_weight", self.coherence_weight),
-            ("utility_weight", self.utility_weight),
-        ] {
-            if !(w >= 0.0 && w.is_finite()) {
-                return Err(Error::config(name, "a number of at least 0", w));
-            }
-        }
-        if !(self.jump_temperature > 0.0 && self.jump_temperature.is_finite()) {
-            return Err(Error::config(
-                "jump_temperature",
-                "a number above 0",
-                self.jump_temperature,
-            ));
-        }
-        if self.probation == 0 {
-            return Err(Error::config("probation", "at least 1 tick", 0));
-        }
-        Ok(())
-    }
-}
 
 /// How good a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -406,80 +333,4 @@ impl DreamEngine {
             ("edges_vanished", c.vanished.into()),
         ]
     }
-
-    /// The whole state; what follows is what would have followed.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let g = &self.graph;
-        let mut edges = Vec::with_capacity(g.edge_count());
-        for a in 0..g.len() {
-            let up = g.links(a).iter().filter(|l| l.to as usize > a);
-            edges.extend(up.map(|l| (a as u32, l.to, l.weight)));
-        }
-        let state = State {
-            config: self.config,
-            seed: self.seed,
-            word: self.rng.get_word_pos(),
-            nodes: g.nodes.clone(),
-            embeddings: (0..g.len()).flat_map(|i| g.embedding(i).to_vec()).collect(),
-            edges,
-            probation: g.probation.iter().map(|((a, b), t)| (*a, *b, *t)).collect(),
-            clock: g.clock,
-            counts: self.counts,
-        };
-        codec::encode(KIND, &state)
-    }
-
-    /// Reads back what [`Self::to_bytes`] wrote; anything else is refused.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let state: State = codec::decode(KIND, bytes)?;
-        let bad = |e: Error| Error::corrupt("DreamEngine state", e);
-        let wrong = |reason: &str| Err(Error::corrupt("DreamEngine state", reason));
-        let mut out = Self::new(state.config, state.seed).map_err(bad)?;
-        let n = state.nodes.len();
-        if n == 0 && !state.embeddings.is_empty() {
-            return wrong("embeddings without memories");
-        }
-        let d = state.embeddings.len().checked_div(n).unwrap_or(0);
-        if d * n != state.embeddings.len() {
-            return wrong("embeddings of different lengths");
-        }
-        for (i, node) in state.nodes.into_iter().enumerate() {
-            out.graph
-                .add_node(node, &state.embeddings[i * d..(i + 1) * d])
-                .map_err(bad)?;
-        }
-        if out.graph.len() != n {
-            return wrong("an id twice");
-        }
-        let known = |a: u32, b: u32| a < b && (b as usize) < n;
-        for (a, b, weight) in state.edges {
-            if !known(a, b) || out.graph.linked(a as usize, b as usize) {
-                return wrong("an edge that cannot be");
-            }
-            out.graph.set_edge(a as usize, b as usize, weight).map_err(bad)?;
-        }
-        for (a, b, end) in state.probation {
-            if !known(a, b) || !out.graph.linked(a as usize, b as usize) || end <= state.clock {
-                return wrong("a probation that cannot be");
-            }
-            out.graph.probation.insert((a, b), end);
-        }
-        out.graph.clock = state.clock;
-        out.rng.set_word_pos(state.word);
-        out.counts = state.counts;
-        Ok(out)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct State {
-    config: DreamConfig,
-    seed: u64,
-    word: u128,
-    nodes: Vec<Node>,
-    embeddings: Vec<f32>,
-    edges: Vec<(u32, u32, f64)>,
-    probation: Vec<(u32, u32, u64)>,
-    clock: u64,
-    counts: Counts,
 }

@@ -3,164 +3,20 @@
 //! Per synapse: weight, filtered eligibility, gradient. Traces of the inputs and the learning signal are per neuron.
 //! Adaptive thresholds add one eligibility per synapse.
 
-use crate::codec::{self, Kind};
+mod params;
+mod state;
+mod synapses;
+
+pub use params::{EpropParams, Feedback};
+
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
 use crate::metrics::Metrics;
 use crate::rng;
 use serde::{Deserialize, Serialize};
+use synapses::Synapses;
 
-const KIND: Kind = Kind {
-    tag: *b"EPRP",
-    version: 1,
-};
 /// Stream of weights and of random feedback.
 const STREAM: u64 = 0x6570_7270;
-/// Most synapses of a matrix.
-const LIMIT: usize = 1 << 28;
-
-/// How errors come back to the neurons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Feedback {
-    /// Along the output weights.
-    Symmetric,
-    /// Along fixed random weights.
-    Random,
-}
-
-/// Settings of [`Eprop`]; times in steps.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct EpropParams {
-    /// Inputs.
-    pub n_in: usize,
-    /// Neurons.
-    pub n_rec: usize,
-    /// Outputs.
-    pub n_out: usize,
-    /// Decay of the membrane.
-    pub tau_m: f64,
-    /// Decay of the outputs.
-    pub tau_out: f64,
-    /// Threshold.
-    pub v_th: f64,
-    /// Height of the pseudo-derivative.
-    pub gamma: f64,
-    /// Step size.
-    pub learning_rate: f64,
-    /// Rise of a neuron's threshold by its own spike; 0: none.
-    pub adaptation: f64,
-    /// Decay of that rise.
-    pub tau_adapt: f64,
-    /// How errors come back.
-    pub feedback: Feedback,
-    /// Seed of weights and random feedback.
-    pub seed: u64,
-}
-
-impl EpropParams {
-    fn check(&self) -> Result<()> {
-        for (name, n) in [("n_in", self.n_in), ("n_rec", self.n_rec), ("n_out", self.n_out)] {
-            if n == 0 || n.checked_mul(self.n_rec).is_none_or(|m| m > LIMIT) {
-                return Err(Error::config(
-                    name,
-                    format!("1 or more, {LIMIT} synapses at most"),
-                    n,
-                ));
-            }
-        }
-        let times = [
-            ("tau_m", self.tau_m),
-            ("tau_out", self.tau_out),
-            ("tau_adapt", self.tau_adapt),
-            ("v_th", self.v_th),
-        ];
-        for (name, v) in times {
-            if !(v > 0.0 && v.is_finite()) {
-                return Err(Error::config(name, "a number above 0", v));
-            }
-        }
-        let rates = [
-            ("gamma", self.gamma),
-            ("learning_rate", self.learning_rate),
-            ("adaptation", self.adaptation),
-        ];
-        for (name, v) in rates {
-            if !(v >= 0.0 && v.is_finite()) {
-                return Err(Error::config(name, "a number of at least 0", v));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A synapse matrix (posterior, prior) with what learning needs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Synapses {
-    weight: Vec<f32>,
-    /// Eligibility, filtered as the outputs are.
-    filtered: Vec<f32>,
-    gradient: Vec<f32>,
-    /// Eligibility of the adaptive threshold; empty without adaptation.
-    adaptive: Vec<f32>,
-}
-
-impl Synapses {
-    fn new(weight: Vec<f32>, adaptive: bool) -> Self {
-        let zeros = vec![0.0; weight.len()];
-        Self {
-            filtered: zeros.clone(),
-            adaptive: if adaptive { zeros.clone() } else { Vec::new() },
-            gradient: zeros,
-            weight,
-        }
-    }
-
-    fn sized(&self, n: usize, adaptive: bool) -> bool {
-        let wanted = if adaptive { n } else { 0 };
-        self.weight.len() == n
-            && self.filtered.len() == n
-            && self.gradient.len() == n
-            && self.adaptive.len() == wanted
-    }
-
-    fn parts(&self) -> [&Vec<f32>; 4] {
-        [&self.weight, &self.filtered, &self.gradient, &self.adaptive]
-    }
-
-    /// One step of the eligibilities: `trace` of the prior neurons, ψ of the posterior ones.
-    fn follow(&mut self, trace: &[f64], psi: &[f64], kappa: f64, beta: f64, rho: f64) {
-        let n = trace.len();
-        for (j, psi) in psi.iter().enumerate() {
-            let row = j * n..(j + 1) * n;
-            let filtered = &mut self.filtered[row.clone()];
-            if self.adaptive.is_empty() {
-                for (f, x) in filtered.iter_mut().zip(trace) {
-                    *f = (kappa * f64::from(*f) + psi * x) as f32;
-                }
-            } else {
-                for ((f, a), x) in filtered.iter_mut().zip(&mut self.adaptive[row]).zip(trace) {
-                    let old = f64::from(*a);
-                    let e = psi * (x - beta * old);
-                    *f = (kappa * f64::from(*f) + e) as f32;
-                    *a = (psi * x + (rho - psi * beta) * old) as f32;
-                }
-            }
-        }
-    }
-
-    /// gradient += signal_j · filtered.
-    fn collect(&mut self, signal: &[f64]) {
-        let n = self.weight.len() / signal.len();
-        let rows = self
-            .gradient
-            .chunks_exact_mut(n)
-            .zip(self.filtered.chunks_exact(n));
-        for ((gradient, filtered), l) in rows.zip(signal) {
-            for (g, f) in gradient.iter_mut().zip(filtered) {
-                *g = (f64::from(*g) + l * f64::from(*f)) as f32;
-            }
-        }
-    }
-}
 
 /// What moves: one value per neuron or output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -465,62 +321,6 @@ impl Eprop {
         ]
     }
 
-    /// The whole state; what follows is what would have followed.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        codec::encode(KIND, self)
-    }
-
-    /// Reads back what [`Self::to_bytes`] wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let wrong = |reason: String| Err(Error::corrupt("EpropLayer state", reason));
-        let this: Self = codec::decode(KIND, bytes)?;
-        let p = &this.params;
-        if let Err(e) = p.check() {
-            return wrong(e.to_string());
-        }
-        let f = &this.flow;
-        let adaptive = p.adaptation > 0.0;
-        let broadcast = match p.feedback {
-            Feedback::Symmetric => 0,
-            Feedback::Random => p.n_out * p.n_rec,
-        };
-        let sizes = this.input.sized(p.n_rec * p.n_in, adaptive)
-            && this.recurrent.sized(p.n_rec * p.n_rec, adaptive)
-            && this.out.len() == p.n_out * p.n_rec
-            && this.out_gradient.len() == this.out.len()
-            && this.broadcast.len() == broadcast
-            && [
-                f.v.len(),
-                f.z.len(),
-                f.threshold_rise.len(),
-                f.trace_rec.len(),
-                f.filtered_z.len(),
-            ]
-            .iter()
-            .all(|n| *n == p.n_rec)
-            && f.trace_in.len() == p.n_in
-            && f.y.len() == p.n_out;
-        if !sizes {
-            return wrong("sizes that do not agree".into());
-        }
-        let mut singles = vec![&this.out, &this.out_gradient, &this.broadcast];
-        singles.extend(this.input.parts());
-        singles.extend(this.recurrent.parts());
-        let doubles = [
-            &f.v,
-            &f.threshold_rise,
-            &f.y,
-            &f.trace_in,
-            &f.trace_rec,
-            &f.filtered_z,
-        ];
-        let finite = singles.iter().all(|x| crate::kernels::all_finite(x))
-            && doubles.iter().all(|x| x.iter().all(|v| v.is_finite()));
-        if !finite {
-            return wrong("a value that is not finite".into());
-        }
-        Ok(this)
-    }
 }
 
 fn decay(tau: f64) -> f64 {

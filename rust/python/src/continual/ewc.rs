@@ -161,15 +161,12 @@ impl PyEwc {
     /// DimensionMismatch, NotFiniteError
     /// ValueError
     ///     A row's squared norm is beyond float32.
-    fn update_fisher(&self, py: Python<'_>, gradients: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn update_fisher(&self, gradients: &Bound<'_, PyAny>) -> PyResult<()> {
         let mut slot = Slot::None;
         let g = view("gradients", gradients, &mut slot)?;
         sona_core::error::check_dim("gradients", self.param_count, g.d).py()?;
-        if g.len() <= DETACH_ABOVE {
-            return self.inner.lock().update_fisher(g.as_slice()).py();
-        }
-        let g = g.as_slice().to_vec();
-        detached(py, || self.inner.lock().update_fisher(&g))
+        // Never without the GIL: that would need a copy, which holds it for longer than the update does.
+        self.inner.lock().update_fisher(g.as_slice()).py()
     }
 
     /// Running Fisher information of the current task, F / (1 − decay**samples); zeros before the first sample.
