@@ -320,7 +320,6 @@ impl Eprop {
             ("synapse_bytes", (synapses * per + self.out.len() * 8).into()),
         ]
     }
-
 }
 
 fn decay(tau: f64) -> f64 {
