@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sona.exceptions import ConfigError, CorruptStateError, DimensionMismatch, NotFiniteError, ShapeError
 from sona.routing import BudgetPacer, HistoryModel, KnnRouter, TinyDancerRouter
 
-PREDICTORS = ["hybrid", "linear", "knn", "logistic", "linucb", "thompson"]
+PREDICTORS = ["hybrid", "linear", "knn", "logistic", "linucb", "thompson", "fastgrnn"]
 PRICES = {"cheap": 1.0, "strong": 10.0}
 D = 8
 
@@ -440,3 +440,73 @@ def test_knn_forgets_the_oldest():
     with pytest.raises(NotFiniteError):
         knn.learn([np.nan, 0.0], "a", 0.5)
     assert knn.metrics()["evicted"] == 2
+
+
+def conversations(n, seed, turns=4):
+    """The first turn decides which model is good, and the last one says nothing."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 2, n)
+    x = rng.normal(size=(n, turns, 6))
+    x[:, 0] = 4 * np.eye(6)[kind] + 0.3 * rng.normal(size=(n, 6))
+    return list(x), np.stack([kind == 0, kind == 1], axis=1).astype(float)
+
+
+def test_fastgrnn_reads_what_the_last_turn_does_not_say():
+    x, quality = conversations(1100, 0)
+    names = ["a", "b"]
+    right = {}
+    for predictor in ("fastgrnn", "hybrid"):
+        router = TinyDancerRouter({"a": 1.0, "b": 1.0}, dim=6, predictor=predictor, alpha=1.0, exploration=0.05)
+        taken = []
+        for turns, y in zip(x, quality, strict=True):
+            d = router.route(turns if predictor == "fastgrnn" else turns[-1])
+            taken.append(y[names.index(d.model)])
+            assert router.feedback(d.decision_id, taken[-1])
+        right[predictor] = np.mean(taken[600:])
+    assert right["fastgrnn"] > 0.85 > 0.65 > right["hybrid"]
+    again = TinyDancerRouter.from_bytes(router.to_bytes())
+    assert again.to_bytes() == router.to_bytes()
+
+
+def test_fastgrnn_from_a_history_of_conversations():
+    x, quality = conversations(400, 1)
+    router = TinyDancerRouter({"a": 1.0, "b": 2.0}, dim=6, predictor="fastgrnn", exploration=0.0, cost_weight=0.01)
+    assert router.fit(x, quality, costs=np.full((400, 2), [0.5, 2.5])) is router
+    held, truth = conversations(200, 2)
+    expected, cost = router.estimate(held)
+    assert expected.shape == (200, 2)
+    assert np.mean(expected.argmax(axis=1) == truth.argmax(axis=1)) > 0.9
+    assert cost[0].tolist() == [0.5, 2.5]
+    decisions = [router.route(turns) for turns in held]
+    assert np.mean([d.quality[d.model] > 0.5 for d in decisions]) > 0.9
+    assert np.mean([(d.model == "b") == bool(t[1]) for d, t in zip(decisions, truth, strict=True)]) > 0.85
+    other = TinyDancerRouter.from_bytes(router.to_bytes())
+    for r in (router, other):
+        r.feedback(decisions[0].decision_id, 1.0, now=1.0)
+        r.add_model("c", 3.0)
+        r.reset_model("a")
+    later = [[r.route(turns, now=2.0).model for turns in held[:50]] for r in (router, other)]
+    assert later[0] == later[1]
+    assert router.to_bytes() == other.to_bytes()
+
+
+def test_fastgrnn_refuses_what_is_no_conversation():
+    router = TinyDancerRouter({"a": 1.0, "b": 2.0}, dim=3, predictor="fastgrnn")
+    before = router.to_bytes()
+    for error, call in [
+        (DimensionMismatch, lambda: router.route(np.ones((2, 4)))),
+        (DimensionMismatch, lambda: router.route(np.ones(4))),
+        (DimensionMismatch, lambda: router.route(np.ones((0, 3)))),
+        (ShapeError, lambda: router.route(np.ones((1, 2, 3)))),
+        (NotFiniteError, lambda: router.route([[1.0, 2.0, np.nan]])),
+        (NotFiniteError, lambda: router.learn([[np.inf, 2.0, 1.0]], "a", 1.0)),
+        (ValueError, lambda: router.fit([np.ones((2, 3))], [[0.5, 1.5]], calibrate=False)),
+        (DimensionMismatch, lambda: router.fit([np.ones((2, 3))], np.ones((2, 2)), calibrate=False)),
+        (ShapeError, lambda: TinyDancerRouter({"a": 1.0}, dim=3).route(np.ones((2, 3)))),
+    ]:
+        with pytest.raises(error):
+            call()
+    assert router.to_bytes() == before
+    # The last 64 turns count.
+    long = np.random.default_rng(0).normal(size=(200, 3))
+    assert router.estimate([long])[0].tolist() == router.estimate([long[-64:]])[0].tolist()

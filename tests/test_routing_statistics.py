@@ -88,6 +88,25 @@ def test_rows_are_sequences_of_one_step():
             np.testing.assert_allclose(c.predict_rows(np.concatenate(x)), want, atol=1e-5)
 
 
+@pytest.mark.parametrize(("hidden", "rank"), [(1, None), (8, 4), (8, None), (12, None), (13, None), (64, None), (64, 3)])
+def test_rows_of_every_width(hidden, rank):
+    rng = np.random.default_rng(hidden)
+    x = rng.normal(size=(300, 384)).astype(np.float32)
+    cell = FastGRNN(384, hidden, rank_w=rank)
+    cell.fit([row[None] for row in x[:40]], rng.random((40, 3)), epochs=2)
+    want = np.array([cell.predict(row[None]) for row in x])
+    for n in (0, 1, 5, 100, 300):
+        np.testing.assert_allclose(cell.predict_rows(x[:n]), want[:n].reshape(n, 3), atol=1e-5)
+    for c in (cell, cell.quantize()):
+        for bad in (np.nan, np.inf, -np.inf):
+            broken = x.copy()
+            broken[255, 383] = bad
+            with pytest.raises(NotFiniteError, match=str(255 * 384 + 383)):
+                c.predict_rows(broken)
+    # What overflows inside is not the caller's mistake.
+    assert np.isfinite(cell.predict_rows(np.full((1, 384), 3e38, dtype=np.float32))).all()
+
+
 def test_cell_refuses_bad_input():
     x, y = recall_task(n=20)
     cell = FastGRNN(3, 4)

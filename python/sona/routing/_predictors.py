@@ -171,8 +171,8 @@ class LinUCB:
     def thompson(self, x: Any) -> tuple[int, npt.NDArray[np.float64]]:
         """Return an arm drawn by Thompson sampling, and the probability of each arm.
 
-        The probabilities are the shares of wins among 256 posterior draws, and the arm is drawn with exactly these: log
-        ``p[arm]`` as its propensity.
+        The probability of an arm is that its posterior draw is the largest, integrated numerically, and the arm is drawn with
+        exactly these: log ``p[arm]`` as its propensity.
         """
         return self._bandit.thompson(x)
 

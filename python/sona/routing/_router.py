@@ -89,8 +89,10 @@ class TinyDancerRouter:
         while a cheaper one fits.
     seed : int, default 0
         Of the exploration.
-    predictor : {"hybrid", "linear", "knn", "logistic", "linucb", "thompson"}
+    predictor : {"hybrid", "linear", "knn", "logistic", "linucb", "thompson", "fastgrnn"}
         "hybrid": Bayesian linear model with a part that all models share, plus a kernel residual over remembered requests.
+        "fastgrnn": a recurrent cell that reads conversations; wherever others take a (dim,) embedding it also takes (T, dim)
+        turns, of which the last 64 count.
     tenant_budget : BudgetPacer, optional
         Each tenant named in ``route`` gets a budget like this one.
     floor : str, optional
@@ -217,7 +219,7 @@ class TinyDancerRouter:
         Parameters
         ----------
         embedding : (dim,) array
-            The request.
+            The request; (T, dim) turns with ``predictor="fastgrnn"``.
         candidates : iterable of str, optional
             Models that may answer; all by default.
         cost_weight : float, optional
@@ -311,8 +313,17 @@ class TinyDancerRouter:
         self._core.learn(embedding, self._model(model), quality, cost)
 
     def estimate(self, embeddings: Any) -> tuple[Floats, Floats]:
-        """Return expected quality and cost, each (n, models) float64, for (n, dim) embeddings; decides nothing."""
+        """Return expected quality and cost, each (n, models) float64, for (n, dim) embeddings; decides nothing.
+
+        With ``predictor="fastgrnn"`` also for a list of (T, dim) conversations.
+        """
+        if self._reads_turns and isinstance(embeddings, (list, tuple)):
+            return self._core.estimate_turns(list(embeddings))
         return self._core.estimate(embeddings)
+
+    @property
+    def _reads_turns(self) -> bool:
+        return bool(self._core.settings()["predictor"] == "fastgrnn")
 
     def fit(self, embeddings: Any, quality: Any, costs: Any = None, *, calibrate: bool = True, seed: int = 0) -> Self:
         """Learn from a history in which every model answered every request; outcomes that come later correct it.
@@ -320,6 +331,8 @@ class TinyDancerRouter:
         Parameters
         ----------
         embeddings : (n, dim) array
+            With ``predictor="fastgrnn"`` a list of n conversations, each (T, dim): they train the cell, and ``costs`` count
+            by their mean only.
         quality : (n, models) array
             In [0, 1], columns in the order of ``models``.
         costs : (n, models) array, optional
@@ -338,6 +351,8 @@ class TinyDancerRouter:
         -----
         About 1 s per fit for 5,000 requests of dimension 384. See :class:`HistoryModel`.
         """
+        if self._reads_turns:
+            return self._fit_turns(list(embeddings), quality, costs, calibrate, seed)
         x = matrix("embeddings", embeddings, int(self._core.settings()["dim"]))
         y = matrix("quality", quality, len(self._names))
         if len(y) != len(x):
@@ -350,6 +365,25 @@ class TinyDancerRouter:
         price = np.full(len(self._names), math.nan) if c is None else c.mean(axis=0)
         means = [(float(q), float(p), float(len(x))) for q, p in zip(y.mean(axis=0), price, strict=True)]
         self._core.set_history(model.parts, model.cost_neighbours, means)
+        if held_out is not None:
+            self._calibrate(held_out, y)
+        return self
+
+    def _fit_turns(self, conversations: list[Any], quality: Any, costs: Any, calibrate: bool, seed: int) -> Self:
+        y = matrix("quality", quality, len(self._names))
+        c = None if costs is None else matrix("costs", costs, len(self._names))
+        price = np.full(len(self._names), math.nan) if c is None else c.mean(axis=0)
+        means = list(zip(map(float, y.mean(axis=0)), map(float, price), strict=True))
+        held_out = None
+        if calibrate:
+            held_out = np.empty_like(y)
+            fold = np.random.default_rng(seed).permutation(len(y)) % 5
+            for f in range(5):
+                part = TinyDancerRouter(self.models, dim=int(self._core.settings()["dim"]), predictor="fastgrnn")
+                rest = [conversations[i] for i in np.flatnonzero(fold != f)]
+                part.fit(rest, y[fold != f], calibrate=False)
+                held_out[fold == f] = part.estimate([conversations[i] for i in np.flatnonzero(fold == f)])[0]
+        self._core.fit_turns(conversations, y, means)
         if held_out is not None:
             self._calibrate(held_out, y)
         return self

@@ -4,7 +4,7 @@ macro_rules! entries {
     ($tier:expr, $features:literal, $lanes:ty, $bytes:ty) => {
         use super::scalar::Projections;
         use super::tier::{Table, Tier};
-        use super::{bytes, dense, exponent, low_rank, matmul, nearest, rows};
+        use super::{bytes, dense, exponent, low_rank, matmul, narrow, nearest, recurrence, rows};
 
         #[target_feature(enable = $features)]
         unsafe fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -34,6 +34,16 @@ macro_rules! entries {
         #[target_feature(enable = $features)]
         unsafe fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
             dense::gemv::<$lanes>(rows.as_ptr(), d, q.as_ptr(), out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn thin(x: &[f32], d: usize, w: &[f32], out: &mut [f32]) {
+            narrow::products::<$lanes>(x, d, w, out);
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn gates(p: &mut [f32], gate: &[f32], update: &[f32], open: f32, leak: f32) {
+            recurrence::gates::<$lanes>(p, gate, update, open, leak);
         }
 
         #[target_feature(enable = $features)]
@@ -175,6 +185,8 @@ macro_rules! entries {
             scale,
             all_finite,
             gemv,
+            thin,
+            gates,
             gather_dot,
             gather_squared_l2,
             gather_dot_i8,

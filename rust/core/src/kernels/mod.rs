@@ -35,6 +35,8 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod low_rank;
 mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
 pub mod nearest;
 mod neighbours;
 mod panel;
@@ -258,6 +260,38 @@ pub fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
     );
     // SAFETY: the table is this processor's, the lengths agree.
     unsafe { (table().gemv)(rows, d, q, out) }
+}
+
+/// out (n, m) = `x` (n, d) times the rows of `w` (m, d), for few rows of `w`: `x` is read once. Many are better packed
+/// ([`Panels`]).
+#[inline]
+pub fn thin(x: &[f32], d: usize, w: &[f32], out: &mut [f32]) {
+    let (n, m) = (
+        x.len().checked_div(d).unwrap_or(0),
+        w.len().checked_div(d).unwrap_or(0),
+    );
+    assert!(
+        d > 0 && x.len() == n * d && w.len() == m * d && out.len() == n * m,
+        "thin: expected x (n, d), w (m, d), out (n, m)"
+    );
+    // SAFETY: the table is this processor's, the lengths agree.
+    unsafe { (table().thin)(x, d, w, out) }
+}
+
+/// Multiple of the length of [`gates`]' biases.
+pub const GATES: usize = 16;
+
+/// p ← (open·(1 − z) + leak)·c with z = σ(p + gate), c = tanh(p + update): a FastGRNN step from the zero state. The biases, of
+/// a length that [`GATES`] divides, repeat along `p`.
+#[inline]
+pub fn gates(p: &mut [f32], gate: &[f32], update: &[f32], open: f32, leak: f32) {
+    let n = gate.len();
+    assert!(
+        n > 0 && n.is_multiple_of(GATES) && update.len() == n,
+        "gates: expected biases of one length, a multiple of 16"
+    );
+    // SAFETY: the table is this processor's, the lengths agree, and registers divide the period.
+    unsafe { (table().gates)(p, gate, update, open, leak) }
 }
 
 /// out[i] = q · row `index[i]` of `rows` (n, d).

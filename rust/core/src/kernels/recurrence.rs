@@ -163,6 +163,43 @@ pub(super) unsafe fn gate_silu<V: Simd>(y: *mut V::E, z: *const V::E, n: usize) 
     }
 }
 
+/// p ← (open·(1 − z) + leak)·c with z = σ(p + gate), c = tanh(p + update), the biases repeating.
+///
+/// With G = e^{−(p + gate)} and C = e^{−2(p + update)} it is (open·G + leak·(1 + G))·(1 − C) / ((1 + G)(1 + C)): one division.
+#[inline(always)]
+pub(super) unsafe fn gates<V: Simd>(
+    p: &mut [V::E],
+    gate: &[V::E],
+    update: &[V::E],
+    open: V::E,
+    leak: V::E,
+) {
+    let (n, period) = (p.len(), gate.len());
+    let (p, gate, update) = (p.as_mut_ptr(), gate.as_ptr(), update.as_ptr());
+    let one = V::splat(V::E::ONE);
+    // Beyond it both factors have reached their limits, and their product stays a number.
+    let most = V::splat(V::E::of(40.0));
+    let (leak, both) = (V::splat(leak), V::splat(open + leak));
+    let minus_two = V::splat(V::E::of(-2.0));
+    let (mut at, mut bias) = (0, 0);
+    while at < n {
+        let part = V::N.min(n - at);
+        let v: V = get(p.add(at), part);
+        // The order keeps NaN.
+        let g = V::splat(V::E::ZERO).sub(v.add(V::load(gate.add(bias))));
+        let g = most.min(g).exp();
+        let c = v.add(V::load(update.add(bias))).mul(minus_two);
+        let c = most.min(c).exp();
+        let top = g.fma(both, leak).mul(one.sub(c));
+        put(top.div(one.add(g).mul(one.add(c))), p.add(at), part);
+        at += part;
+        bias += V::N;
+        if bias == period {
+            bias = 0;
+        }
+    }
+}
+
 /// x ← elu(x) + 1: x + 1 above 0, e^x below.
 #[inline(always)]
 pub(super) unsafe fn elu_plus_one<V: Simd>(x: *mut V::E, n: usize) {

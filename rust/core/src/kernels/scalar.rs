@@ -151,6 +151,20 @@ pub fn gemv(rows: &[f32], d: usize, q: &[f32], out: &mut [f32]) {
     }
 }
 
+/// out (n, m) = `x` (n, d) times the rows of `w` (m, d).
+pub fn thin(x: &[f32], d: usize, w: &[f32], out: &mut [f32]) {
+    let m = w.len() / d;
+    for (x, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(m)) {
+        gemv(w, d, x, out);
+    }
+}
+
+/// See [`super::gates`].
+pub fn gates(p: &mut [f32], gate: &[f32], update: &[f32], open: f32, leak: f32) {
+    // SAFETY: one number per register; the caller has compared the lengths.
+    unsafe { super::recurrence::gates::<super::simd::One<f32>>(p, gate, update, open, leak) }
+}
+
 /// out[i] = q · row `index[i]` of `rows` (n, d).
 pub fn gather_dot(rows: &[f32], d: usize, index: &[usize], q: &[f32], out: &mut [f32]) {
     for (i, o) in index.iter().zip(out) {

@@ -3,6 +3,7 @@
 use super::cases::{Cases, unit};
 use super::learner::{Kind, Learner};
 use super::router::Router;
+use super::turns::unit_turns;
 use crate::error::Result;
 
 /// Width of the kernel over cases, its pseudo-count, and the least weight that is looked at.
@@ -23,7 +24,22 @@ pub struct Estimate {
 impl Router {
     /// What is expected of every model on the request `x`.
     pub fn estimate(&self, x: &[f32]) -> Result<Estimate> {
-        self.estimate_unit(&unit("embedding", self.settings.dim, x)?)
+        self.estimate_unit(&self.request(x)?)
+    }
+
+    /// The request as it is remembered: one turn of length one, or several where the rule reads turns.
+    pub(super) fn request(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let dim = self.settings.dim;
+        if self.settings.kind == Kind::FastGrnn {
+            unit_turns(dim, x)
+        } else {
+            unit("embedding", dim, x)
+        }
+    }
+
+    /// The last turn of a request.
+    pub(super) fn last<'a>(&self, turns: &'a [f32]) -> &'a [f32] {
+        &turns[turns.len() - self.settings.dim..]
     }
 
     /// Expected quality before the rule, and local costs if there is a history.
@@ -38,9 +54,9 @@ impl Router {
     }
 
     pub(super) fn estimate_unit(&self, x: &[f32]) -> Result<Estimate> {
-        let (mut quality, local) = self.base(x);
+        let (mut quality, local) = self.base(self.last(x));
         let cost = self.costs(local);
-        let z = self.features.of(x);
+        let z = self.learner.read(&self.features, x)?;
         let sd = self.learner.predict(self.settings.kind, &z, &mut quality)?;
         match self.settings.kind {
             Kind::Hybrid => self.add_residual(x, &mut quality),

@@ -310,21 +310,28 @@ impl FastGrnn {
 
     /// What the trained read-out says after the inputs `x`.
     pub fn predict(&self, x: &[f32]) -> Result<Vec<f64>> {
-        let Some(head) = &self.head else {
+        if self.head.is_none() {
             return Err(Error::Learning(
                 "the cell has no read-out yet: call fit first".into(),
             ));
-        };
+        }
         let states = self.run(x, None)?;
         let zero = vec![0.0; self.n_hidden];
-        let last = states.rchunks(self.n_hidden).next().unwrap_or(&zero);
+        Ok(self.read_out(states.rchunks(self.n_hidden).next().unwrap_or(&zero)))
+    }
+
+    /// What the read-out says of a hidden state; nothing before training.
+    pub(super) fn read_out(&self, h: &[f32]) -> Vec<f64> {
+        let Some(head) = &self.head else {
+            return Vec::new();
+        };
         let mut y = vec![0.0; head.map.rows];
-        head.map.apply(last, &mut y);
+        head.map.apply(h, &mut y);
         let squash = |v: f64| if head.logistic { sigmoid(v) } else { v };
-        Ok(y.iter()
+        y.iter()
             .zip(&head.bias)
             .map(|(y, b)| squash(f64::from(y + b)))
-            .collect())
+            .collect()
     }
 
     /// The same cell with int8 matrices, symmetric, one scale per row; inputs are quantised as they come.
@@ -369,6 +376,13 @@ impl FastGrnn {
     /// The cell that [`FastGrnn::to_bytes`] wrote; anything else is refused.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let c: Self = codec::decode(KIND, bytes)?;
+        c.check().map_err(|e| Error::corrupt("FastGRNN state", e))?;
+        Ok(c)
+    }
+
+    /// Checks decoded sizes and values.
+    pub(super) fn check(&self) -> Result<()> {
+        let c = self;
         let n = c.n_hidden;
         let head = c.head.as_ref().is_none_or(|h| {
             h.map.valid() && h.map.cols == n && h.bias.len() == h.map.rows && kernels::all_finite(&h.bias)
@@ -384,12 +398,9 @@ impl FastGrnn {
             && c.zeta.is_finite()
             && c.nu.is_finite();
         if fine {
-            Ok(c)
+            Ok(())
         } else {
-            Err(Error::corrupt(
-                "FastGRNN state",
-                "sizes do not agree, or a value is not finite",
-            ))
+            Err(Error::value("cell", "sizes that agree and finite values", "others"))
         }
     }
 }

@@ -1,17 +1,20 @@
 //! One step of the cell from the zero state for many inputs at once: the candidates of a request.
 
 use super::fastgrnn::{Factor, FastGrnn, Head, Map, apply, sigmoid};
-use crate::error::{Error, Result};
-use crate::kernels::{self, Panels};
+use crate::error::{Error, Result, check_finite};
+use crate::kernels::{self, Aligned, GATES, Panels};
 
-/// Most rows of a matrix that are multiplied one by one; more are packed.
-const FEW: usize = 8;
+/// Most rows of a matrix that are multiplied as they are, and least columns; others are packed. One row always stays as it is.
+const FEW: usize = 12;
+const LONG: usize = 32;
+/// Inputs at a time: what lies between two matrices stays in the nearest cache.
+const BLOCK: usize = 128;
 
 /// A matrix, ready to be multiplied with many rows.
 #[derive(Clone, Debug)]
 enum Ready {
-    /// One pass over the inputs per row.
-    Few { rows: Vec<f32>, cols: usize },
+    /// As it is.
+    Few { rows: Aligned, cols: usize },
     /// Packed.
     Many { panels: Panels, cols: usize },
     /// int8: row by row.
@@ -22,9 +25,9 @@ impl Ready {
     fn new(f: &Factor) -> Self {
         if f.is_quantized() {
             Self::Int8(vec![f.clone()])
-        } else if f.rows <= FEW {
+        } else if f.rows == 1 || (f.rows <= FEW && f.cols >= LONG) {
             Self::Few {
-                rows: f.w.clone(),
+                rows: Aligned::from(&f.w[..]),
                 cols: f.cols,
             }
         } else {
@@ -35,32 +38,25 @@ impl Ready {
         }
     }
 
-    /// (n, rows) products of the inputs (n, cols), row-major.
-    fn multiply(&self, x: &[f32]) -> Vec<f32> {
+    /// (inputs, outputs) of one row.
+    fn shape(&self) -> (usize, usize) {
         match self {
-            Self::Few { rows, cols } => {
-                let (n, m) = (x.len() / cols, rows.len() / cols);
-                let (mut out, mut column) = (vec![0.0; n * m], vec![0.0; n]);
-                for (j, row) in rows.chunks_exact(*cols).enumerate() {
-                    kernels::gemv(x, *cols, row, &mut column);
-                    for (o, c) in out.iter_mut().skip(j).step_by(m).zip(&column) {
-                        *o = *c;
-                    }
-                }
-                out
-            }
-            Self::Many { panels, cols } => {
-                let mut out = vec![0.0; x.len() / cols * panels.len()];
-                panels.products(x, &mut out);
-                out
-            }
+            Self::Few { rows, cols } => (*cols, rows.len() / cols),
+            Self::Many { panels, cols } => (*cols, panels.len()),
+            Self::Int8(map) => map.first().map_or((0, 0), |f| (f.cols, f.rows)),
+        }
+    }
+
+    /// (n, rows) products of the inputs (n, cols), row-major.
+    fn multiply(&self, x: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Few { rows, cols } => kernels::thin(x, *cols, rows, out),
+            Self::Many { panels, .. } => panels.products(x, out),
             Self::Int8(map) => {
-                let (rows, cols) = map.first().map_or((0, 1), |f| (f.rows, f.cols));
-                let mut out = vec![0.0; x.len() / cols * rows];
+                let (cols, rows) = self.shape();
                 for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(rows)) {
                     apply(map, x, out);
                 }
-                out
             }
         }
     }
@@ -69,7 +65,9 @@ impl Ready {
 /// Scores rows as [`FastGrnn::predict`] scores sequences of one step; holds what the matrices need to be fast.
 #[derive(Clone, Debug)]
 pub struct RowScorer {
+    /// First what the inputs are multiplied with.
     w: Vec<Ready>,
+    /// The biases, repeated to a multiple of the kernel's period.
     bias_gate: Vec<f32>,
     bias_update: Vec<f32>,
     open: f32,
@@ -87,10 +85,13 @@ impl FastGrnn {
                 "the cell has no read-out yet: call fit first".into(),
             ));
         };
+        let n = self.n_hidden;
+        let period = if n.is_multiple_of(GATES) { n } else { n * GATES };
+        let repeated = |b: &[f32]| b.iter().copied().cycle().take(period).collect();
         Ok(RowScorer {
             w: self.w.iter().rev().map(Ready::new).collect(),
-            bias_gate: self.bias_gate.clone(),
-            bias_update: self.bias_update.clone(),
+            bias_gate: repeated(&self.bias_gate),
+            bias_update: repeated(&self.bias_update),
             open: sigmoid(self.zeta) as f32,
             leak: sigmoid(self.nu) as f32,
             head: Ready::new(map),
@@ -102,36 +103,42 @@ impl FastGrnn {
 
 impl RowScorer {
     /// Scores (n · outputs) of the inputs (n · n_in).
-    #[must_use]
-    pub fn score(&self, x: &[f32]) -> Vec<f32> {
-        let mut p = Vec::new();
-        for (i, m) in self.w.iter().enumerate() {
-            p = m.multiply(if i == 0 { x } else { &p });
-        }
-        // σ and tanh through one vectorised exponential: tanh(a) = 2σ(2a) − 1.
-        let n = self.bias_gate.len();
-        let mut gate = p.clone();
-        for (gate, update) in gate.chunks_exact_mut(n).zip(p.chunks_exact_mut(n)) {
-            for i in 0..n {
-                gate[i] = -(gate[i] + self.bias_gate[i]);
-                update[i] = -2.0 * (update[i] + self.bias_update[i]);
-            }
-        }
-        kernels::exp(&mut gate);
-        kernels::exp(&mut p);
-        for (c, g) in p.iter_mut().zip(&gate) {
-            let z = 1.0 / (1.0 + g);
-            *c = (self.open * (1.0 - z) + self.leak) * (2.0 / (1.0 + *c) - 1.0);
-        }
-        let mut out = self.head.multiply(&p);
-        for y in out.chunks_exact_mut(self.head_bias.len()) {
-            for (y, b) in y.iter_mut().zip(&self.head_bias) {
-                *y += b;
-                if self.logistic {
-                    *y = 1.0 / (1.0 + (-*y).exp());
+    pub fn score(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let n_in = self.w.first().map_or(1, |m| m.shape().0);
+        let outputs = self.head_bias.len();
+        let rows = x.len() / n_in;
+        let mut out = vec![0.0; rows * outputs];
+        let block = BLOCK.min(rows);
+        let mut held: Vec<Vec<f32>> = self.w.iter().map(|m| vec![0.0; block * m.shape().1]).collect();
+        for (b, out) in x.chunks(BLOCK * n_in).zip(out.chunks_mut(BLOCK * outputs)) {
+            let rows = b.len() / n_in;
+            let mut last: &[f32] = b;
+            for (m, to) in self.w.iter().zip(&mut held) {
+                let to = &mut to[..rows * m.shape().1];
+                m.multiply(last, to);
+                // Every product reads all inputs, and one that is not finite leaves none of its products finite. int8 hides it.
+                if matches!(m, Ready::Int8(_)) || !kernels::all_finite(to) {
+                    check_finite("X", x)?;
                 }
+                last = to;
             }
+            self.read_out(rows, &mut held, out);
         }
-        out
+        Ok(out)
+    }
+
+    fn read_out(&self, rows: usize, held: &mut [Vec<f32>], out: &mut [f32]) {
+        let Some(p) = held.last_mut() else { return };
+        let p = &mut p[..rows * self.head.shape().0];
+        kernels::gates(p, &self.bias_gate, &self.bias_update, self.open, self.leak);
+        self.head.multiply(p, out);
+        for y in out.chunks_exact_mut(self.head_bias.len()) {
+            y.iter_mut().zip(&self.head_bias).for_each(|(y, b)| *y += b);
+        }
+        if self.logistic {
+            out.iter_mut().for_each(|y| *y = -*y);
+            kernels::exp(out);
+            out.iter_mut().for_each(|y| *y = 1.0 / (1.0 + *y));
+        }
     }
 }

@@ -140,7 +140,7 @@ impl At {
     }
 }
 
-/// Loss of one sequence (mean over outputs); adds its gradient to `grad`.
+/// Loss of one sequence (mean over the outputs whose target is not NaN); adds its gradient to `grad`.
 pub(super) fn loss_and_gradient(
     layout: &Layout,
     theta: &[f64],
@@ -168,11 +168,15 @@ pub(super) fn loss_and_gradient(
     }
     let bias = head + layout.outputs * n;
     let out = multiply(theta, layout.outputs, n, head, &h);
-    let share = 1.0 / layout.outputs as f64;
+    let known = target.iter().filter(|t| !t.is_nan()).count();
+    let share = 1.0 / known.max(1) as f64;
     let mut loss = 0.0;
     let mut d_out = vec![0.0; layout.outputs];
     for j in 0..layout.outputs {
         let v = out[j] + theta[bias + j];
+        if target[j].is_nan() {
+            continue;
+        }
         if layout.logistic {
             // Cross-entropy as softplus(v) − y·v, stable for both signs.
             loss += share * (v.max(0.0) + (-v.abs()).exp().ln_1p() - target[j] * v);
@@ -237,6 +241,19 @@ impl FastGrnn {
     /// Trains cell and read-out on sequences (each T · n_in) and targets (each of the same length). Returns the mean loss
     /// of each pass, measured while it learned. Continues from the present weights; nothing changes on an error.
     pub fn fit(&mut self, sequences: &[Vec<f32>], targets: &[Vec<f32>], o: FitOptions) -> Result<Vec<f64>> {
+        for t in targets {
+            check_finite("targets", t)?;
+        }
+        self.fit_known(sequences, targets, o)
+    }
+
+    /// [`FastGrnn::fit`] where a target that is NaN is not known, and not trained on.
+    pub(super) fn fit_known(
+        &mut self,
+        sequences: &[Vec<f32>],
+        targets: &[Vec<f32>],
+        o: FitOptions,
+    ) -> Result<Vec<f64>> {
         self.check_fit(sequences, targets, o)?;
         let Some(outputs) = targets.first().map(Vec::len) else {
             return Ok(Vec::new());
@@ -334,8 +351,7 @@ impl FastGrnn {
             }
             check_finite("sequences", s)?;
             check_dim("targets", outputs, t.len())?;
-            check_finite("targets", t)?;
-            if o.logistic && t.iter().any(|t| !(0.0..=1.0).contains(t)) {
+            if o.logistic && t.iter().any(|t| *t < 0.0 || *t > 1.0) {
                 return Err(Error::value(
                     "targets",
                     "numbers in [0, 1] for the logistic loss",

@@ -2,7 +2,9 @@
 
 use super::linear::SharedLinear;
 use super::linucb::LinUcb;
+use super::features::Features;
 use super::logistic::Logistic;
+use super::turns::Conversations;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,8 @@ pub enum Kind {
     LinUcb,
     /// Thompson sampling on the same posterior.
     Thompson,
+    /// A FastGRNN cell over the turns of a conversation.
+    FastGrnn,
 }
 
 impl Kind {
@@ -33,8 +37,10 @@ impl Kind {
             "logistic" => Self::Logistic,
             "linucb" => Self::LinUcb,
             "thompson" => Self::Thompson,
+            "fastgrnn" => Self::FastGrnn,
             _ => {
-                let names = "\"hybrid\", \"linear\", \"knn\", \"logistic\", \"linucb\" or \"thompson\"";
+                let names =
+                    "\"hybrid\", \"linear\", \"knn\", \"logistic\", \"linucb\", \"thompson\" or \"fastgrnn\"";
                 return Err(Error::config("predictor", names, format!("{name:?}")));
             }
         })
@@ -50,6 +56,7 @@ impl Kind {
             Self::Logistic => "logistic",
             Self::LinUcb => "linucb",
             Self::Thompson => "thompson",
+            Self::FastGrnn => "fastgrnn",
         }
     }
 }
@@ -67,10 +74,12 @@ pub(super) enum Learner {
     Logistic(Logistic),
     Bandit(LinUcb),
     Cases,
+    Turns(Box<Conversations>),
 }
 
 impl Learner {
-    pub(super) fn new(kind: Kind, arms: usize, components: usize) -> Result<Self> {
+    /// For requests of `dim` values, or for their components.
+    pub(super) fn new(kind: Kind, arms: usize, dim: usize, components: usize) -> Result<Self> {
         Ok(match kind {
             Kind::Hybrid | Kind::Linear => Self::Linear(SharedLinear::new(arms, components)),
             Kind::Logistic => Self::Logistic(Logistic::new(arms, components)),
@@ -78,7 +87,16 @@ impl Learner {
                 Self::Bandit(LinUcb::new(arms, components + 1, WIDTH, RIDGE, 0)?)
             }
             Kind::Knn => Self::Cases,
+            Kind::FastGrnn => Self::Turns(Box::new(Conversations::new(arms, dim)?)),
         })
+    }
+
+    /// What the rule looks at, with a leading 1: the components of the last turn, or the cell's state after all turns.
+    pub(super) fn read(&self, features: &Features, turns: &[f32]) -> Result<Vec<f64>> {
+        match self {
+            Self::Turns(m) => m.read(turns),
+            _ => Ok(features.of(turns)),
+        }
     }
 
     /// Moves `q`, which holds what is expected without it, to what is expected with it; returns standard deviations.
@@ -101,6 +119,7 @@ impl Learner {
                 }
                 return Ok(posterior.into_iter().map(|(_, sd)| WIDTH * sd).collect());
             }
+            Self::Turns(m) => m.predict(z, q),
             Self::Cases => {}
         }
         Ok(Vec::new())
@@ -109,9 +128,9 @@ impl Learner {
     pub(super) fn update(
         &mut self,
         arm: usize,
+        turns: &[f32],
         z: &[f64],
-        y: f64,
-        offset: f64,
+        (y, offset): (f64, f64),
         decay: f64,
         now: f64,
     ) -> Result<()> {
@@ -122,6 +141,7 @@ impl Learner {
                 let x: Vec<f32> = z.iter().map(|v| *v as f32).collect();
                 m.update(arm, &x, y - offset)?;
             }
+            Self::Turns(m) => m.update(arm, turns, z, y, offset)?,
             Self::Cases => {}
         }
         Ok(())
@@ -132,6 +152,7 @@ impl Learner {
             Self::Linear(m) => m.add_arm(),
             Self::Logistic(m) => m.add_arm(),
             Self::Bandit(m) => m.add_arm(),
+            Self::Turns(m) => m.add_arm(),
             Self::Cases => {}
         }
     }
@@ -141,11 +162,12 @@ impl Learner {
             Self::Linear(m) => m.clear_arm(arm),
             Self::Logistic(m) => m.clear_arm(arm),
             Self::Bandit(m) => m.clear_arm(arm),
+            Self::Turns(m) => m.clear_arm(arm),
             Self::Cases => {}
         }
     }
 
-    pub(super) fn check(&self, kind: Kind, arms: usize, components: usize) -> Result<()> {
+    pub(super) fn check(&self, kind: Kind, arms: usize, dim: usize, components: usize) -> Result<()> {
         match (self, kind) {
             (Self::Linear(m), Kind::Hybrid | Kind::Linear) => m.check(arms, components),
             (Self::Logistic(m), Kind::Logistic) => m.check(arms, components),
@@ -157,6 +179,7 @@ impl Learner {
                 Err(Error::value("state", "sizes that agree", "others"))
             }
             (Self::Cases, Kind::Knn) => Ok(()),
+            (Self::Turns(m), Kind::FastGrnn) => m.check(arms, dim),
             _ => Err(Error::value("state", kind.name(), "another rule")),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
+use crate::kernels::real::inner as dot;
 use crate::metrics::Metrics;
 use crate::rng::{self, RngExt};
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,6 @@ const KIND: Kind = Kind {
 };
 /// Largest state, in numbers.
 const MAX_NUMBERS: usize = 1 << 27;
-/// Posterior draws behind one Thompson choice; its propensity is a multiple of 1/DRAWS.
-pub const DRAWS: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Arm {
@@ -47,10 +46,6 @@ pub struct LinUcb {
     arms: Vec<Arm>,
     seed: u64,
     draws: u64,
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 impl LinUcb {
@@ -156,13 +151,12 @@ impl LinUcb {
             .collect())
     }
 
-    /// Probability of each arm under Thompson sampling: the shares of wins among [`DRAWS`] posterior draws. A choice made
-    /// with these shares has exactly this propensity.
-    pub fn thompson(&mut self, x: &[f32]) -> Result<Vec<f64>> {
-        let posterior = self.posterior(x)?;
-        let mut rng = rng::stream(self.seed, self.draws);
-        self.draws = self.draws.wrapping_add(1);
-        Ok(win_shares(&posterior, self.alpha, &mut rng))
+    /// Probability of each arm under Thompson sampling: that its posterior draw is the largest. A choice made with these
+    /// shares has exactly this propensity.
+    pub fn thompson(&self, x: &[f32]) -> Result<Vec<f64>> {
+        let mut posterior = self.posterior(x)?;
+        posterior.iter_mut().for_each(|(_, sd)| *sd *= self.alpha);
+        Ok(super::wins::win_shares(&posterior))
     }
 
     /// An arm drawn with the probabilities `p`, by a generator that moves with every call.
@@ -212,26 +206,4 @@ impl LinUcb {
         }
         Ok(())
     }
-}
-
-/// Shares of wins among [`DRAWS`] independent normal draws per arm.
-pub(super) fn win_shares(posterior: &[(f64, f64)], scale: f64, rng: &mut rng::ChaCha8Rng) -> Vec<f64> {
-    let mut wins = vec![0.0; posterior.len()];
-    // Whoever is 4 deviations below what another has at its own 4 deviations down would win less than once in 10⁴ draws.
-    let certain = (posterior.iter()).fold(f64::NEG_INFINITY, |m, (mean, sd)| m.max(mean - 4.0 * scale * sd));
-    let able: Vec<usize> = (0..posterior.len())
-        .filter(|i| posterior[*i].0 + 4.0 * scale * posterior[*i].1 >= certain)
-        .collect();
-    for _ in 0..DRAWS {
-        let mut best = (f64::NEG_INFINITY, 0);
-        for &i in &able {
-            let (mean, sd) = posterior[i];
-            let v = mean + scale * sd * rng::normal(rng);
-            if v > best.0 {
-                best = (v, i);
-            }
-        }
-        wins[best.1] += 1.0 / DRAWS as f64;
-    }
-    wins
 }

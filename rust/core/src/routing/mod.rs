@@ -24,6 +24,8 @@ mod router;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod wins;
 
 pub use budget::{BudgetPacer, Unit};
 pub use calibration::{interpolate, isotonic};
@@ -38,3 +40,4 @@ pub use learner::Kind;
 pub use linucb::LinUcb;
 pub use plan::{Choice, Reason};
 pub use router::{Router, Settings, SharedPacer};
+pub use turns::MAX_TURNS;

@@ -3,7 +3,7 @@
 use super::cases::unit;
 use super::features::{Features, MAX_ROWS};
 use super::knn::check_quality;
-use super::learner::Learner;
+use super::learner::{Kind, Learner};
 use super::router::{CALIBRATION, FIRST_FIT, Router};
 use super::state::check_price;
 use crate::error::{Error, Result, check_number};
@@ -92,7 +92,7 @@ impl Router {
 
     /// An outcome that no decision stands behind: a log, a test set, another system.
     pub fn learn(&mut self, x: &[f32], model: usize, quality: f64, cost: Option<f64>) -> Result<()> {
-        let x = unit("embedding", self.settings.dim, x)?;
+        let x = self.request(x)?;
         check_quality(quality)?;
         check_price(cost.unwrap_or(0.0))?;
         if model >= self.models.len() {
@@ -103,7 +103,8 @@ impl Router {
         let reference = self.reference(&all);
         let expected = self.estimate_unit(&x)?.quality;
         // The reference's own outcome on the same request, if it is known.
-        let known = self.cases.outcome(&x, reference).map(f64::from);
+        let single = x.len() == self.settings.dim;
+        let known = (single.then(|| self.cases.outcome(&x, reference)).flatten()).map(f64::from);
         let lost = (known.unwrap_or(expected[reference]) - y).clamp(0.0, 1.0);
         let loss = match known {
             _ if model == reference || lost <= self.settings.epsilon => 0.0,
@@ -121,8 +122,9 @@ impl Router {
     }
 
     fn absorb(&mut self, x: &[f32], model: usize, y: f64, cost: Option<f64>) -> Result<()> {
-        let offset = self.base(x).0[model];
-        let (row, new) = self.cases.learn(x, model, y as f32);
+        let turn = self.last(x);
+        let offset = self.base(turn).0[model];
+        let (row, new) = self.cases.learn(turn, model, y as f32);
         self.cases.set_offset(row, model, offset as f32);
         let m = &mut self.models[model];
         m.outcomes = m.outcomes.saturating_add(1);
@@ -133,16 +135,53 @@ impl Router {
         self.time = self.time.saturating_add(1);
         self.counts.outcomes += 1;
         let n = self.cases.len();
-        let due = new && !self.fixed_features && n >= FIRST_FIT && (n / FIRST_FIT).is_power_of_two();
+        let fixed = self.fixed_features || self.settings.kind == Kind::FastGrnn;
+        let due = new && !fixed && n >= FIRST_FIT && (n / FIRST_FIT).is_power_of_two();
         let due = due && n.is_multiple_of(FIRST_FIT) && (n / FIRST_FIT).ilog2().is_multiple_of(2);
         if due && self.cases.evicted() == 0 {
             return self.refit_features();
         }
-        self.place_row(row, x);
-        let z = self.features.of(x);
+        self.place_row(row, turn);
+        let z = self.learner.read(&self.features, x)?;
         let (decay, now) = (self.settings.decay(), self.time as f64);
-        self.learner
-            .update(model, &z, y, f64::from(offset as f32), decay, now)
+        let pair = (y, f64::from(offset as f32));
+        self.learner.update(model, x, &z, pair, decay, now)
+    }
+
+    /// Trains the cell on conversations whose quality by every model is known (n · models), with each model's mean (quality,
+    /// cost) over them.
+    pub fn fit_turns(
+        &mut self,
+        conversations: &[Vec<f32>],
+        quality: &[f32],
+        means: &[(f64, f64)],
+    ) -> Result<()> {
+        let m = self.models.len();
+        crate::error::check_dim("quality", conversations.len() * m, quality.len())?;
+        crate::error::check_dim("means", m, means.len())?;
+        for q in quality {
+            check_quality(f64::from(*q))?;
+        }
+        let turns = (conversations.iter().map(|x| self.request(x))).collect::<Result<Vec<_>>>()?;
+        let Learner::Turns(learner) = &mut self.learner else {
+            return Err(Error::value(
+                "fit_turns",
+                "predictor=\"fastgrnn\"",
+                self.settings.kind.name(),
+            ));
+        };
+        let targets: Vec<Vec<f32>> = quality.chunks_exact(m).map(<[f32]>::to_vec).collect();
+        learner.train(&turns, &targets, 30)?;
+        let n = conversations.len() as f64;
+        for (model, (quality, cost)) in self.models.iter_mut().zip(means) {
+            model.quality = (quality * n, n);
+            model.prior = *quality;
+            if cost.is_finite() {
+                model.cost = (cost * n, n);
+            }
+            model.outcomes = model.outcomes.saturating_add(conversations.len() as u64);
+        }
+        Ok(())
     }
 
     fn refit_features(&mut self) -> Result<()> {
@@ -167,16 +206,24 @@ impl Router {
 
     /// Starts the rule again on `features` and shows it every case.
     pub(super) fn replay(&mut self, features: Features) -> Result<()> {
-        let mut learner = Learner::new(self.settings.kind, self.models.len(), features.len())?;
         self.features = features;
+        if matches!(self.learner, Learner::Turns(_)) {
+            // It reads turns, not components, and has its own memory.
+            self.place_rows();
+            return Ok(());
+        }
+        let (kind, dim) = (self.settings.kind, self.settings.dim);
+        let mut learner = Learner::new(kind, self.models.len(), dim, self.features.len())?;
         let mut now = 0.0;
         for row in self.cases.in_order() {
-            let z = self.features.of(self.cases.row(row));
+            let x = self.cases.row(row);
+            let z = self.features.of(x);
             for m in 0..self.models.len() {
                 let (y, offset) = (self.cases.quality(m)[row], self.cases.offset(m)[row]);
                 if !y.is_nan() {
                     now += 1.0;
-                    learner.update(m, &z, f64::from(y), f64::from(offset), self.settings.decay(), now)?;
+                    let pair = (f64::from(y), f64::from(offset));
+                    learner.update(m, x, &z, pair, self.settings.decay(), now)?;
                 }
             }
         }

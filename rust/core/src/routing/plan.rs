@@ -95,7 +95,7 @@ pub(super) struct Plan {
 }
 
 impl Router {
-    pub(super) fn plan(&self, v: &View<'_>, purse: f64, id: u64, now: f64) -> Plan {
+    pub(super) fn plan(&self, v: &View<'_>, purse: f64, now: f64) -> Plan {
         let n = v.candidates.len();
         let certain = |place: usize, reason| Plan {
             shares: explore::greedy(n, place, 0.0),
@@ -180,11 +180,11 @@ impl Router {
             plan.reference = reference;
             return plan;
         }
-        let shares = self.shares(&utility, best, v, &usable, id);
+        let shares = self.shares(&utility, best, v, &usable);
         spread(shares, best, reference, reason)
     }
 
-    fn shares(&self, utility: &[f64], best: usize, v: &View<'_>, usable: &[usize], id: u64) -> Vec<f64> {
+    fn shares(&self, utility: &[f64], best: usize, v: &View<'_>, usable: &[usize]) -> Vec<f64> {
         let (n, floor) = (utility.len(), self.settings.exploration);
         match self.settings.kind {
             _ if floor == 0.0 => explore::greedy(n, best, 0.0),
@@ -193,8 +193,7 @@ impl Router {
                 let rows: Vec<(f64, f64)> = (utility.iter().zip(usable))
                     .map(|(u, i)| (-(utility[best] - u).abs(), v.deviation(*i)))
                     .collect();
-                let mut rng = crate::rng::stream(self.settings.seed ^ 0x7503, id);
-                let wins = super::linucb::win_shares(&rows, 1.0, &mut rng);
+                let wins = super::wins::win_shares(&rows);
                 wins.iter()
                     .map(|p| (1.0 - floor) * p + floor / n as f64)
                     .collect()

@@ -1,7 +1,6 @@
 //! A decision from the request to the note that waits for its outcome.
 
 use super::budget::BudgetPacer;
-use super::cases::unit;
 use super::explore;
 use super::plan::{Choice, Reason, View};
 use super::router::{MAX_PENDING, Model, Pending, Router};
@@ -102,7 +101,7 @@ impl Router {
         tenant: Option<&str>,
         now: f64,
     ) -> Result<Choice> {
-        let x = unit("embedding", self.settings.dim, x)?;
+        let x = self.request(x)?;
         check_number("now", now)?;
         let all: Vec<usize>;
         let candidates = match candidates {
@@ -137,7 +136,7 @@ impl Router {
             weight: weight + price,
         };
         let id = self.next_id;
-        let plan = self.plan(&view, purse, id, now);
+        let plan = self.plan(&view, purse, now);
         let mut draw = crate::rng::stream(self.settings.seed, id.wrapping_add(1));
         let place = explore::pick(&plan.shares, rand::RngExt::random(&mut draw));
         let explored = place != plan.best;

@@ -173,7 +173,7 @@ impl Router {
         Ok(Self {
             models,
             cases,
-            learner: Learner::new(settings.kind, prices.len(), 0)?,
+            learner: Learner::new(settings.kind, prices.len(), settings.dim, 0)?,
             features: Features::none(settings.dim),
             fixed_features: false,
             history: None,

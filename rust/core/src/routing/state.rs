@@ -2,9 +2,11 @@
 
 use super::cases::Cases;
 use super::guard::Guard;
+use super::learner::Kind as LearnerKind;
 use super::router::{
     CALIBRATION, MAX_MODELS, MAX_PENDING, Model, PRICE_COUNTS, Pending, QUALITY_COUNTS, Router, Settings,
 };
+use super::turns::MAX_TURNS;
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result, check_number};
 use crate::metrics::Metrics;
@@ -207,7 +209,7 @@ impl Router {
         self.settings.check(self.models.len())?;
         let far = |id: &u64| *id < self.next_id;
         let pending = |p: &Pending| {
-            p.x.len() == self.settings.dim
+            self.turns_fit(p.x.len())
                 && p.model < self.models.len()
                 && crate::kernels::all_finite(&p.x)
                 && [p.expected, p.reference, p.cost].iter().all(|v| v.is_finite())
@@ -235,6 +237,20 @@ impl Router {
             h.check(self.settings.dim, self.models.len())?;
         }
         self.learner
-            .check(self.settings.kind, self.models.len(), self.features.len())
+            .check(
+                self.settings.kind,
+                self.models.len(),
+                self.settings.dim,
+                self.features.len(),
+            )
+    }
+
+    /// Whether a request may have so many values.
+    fn turns_fit(&self, len: usize) -> bool {
+        let most = match self.settings.kind {
+            LearnerKind::FastGrnn => MAX_TURNS,
+            _ => 1,
+        };
+        len.is_multiple_of(self.settings.dim) && (1..=most).contains(&(len / self.settings.dim))
     }
 }

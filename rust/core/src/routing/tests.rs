@@ -23,13 +23,14 @@ fn settings(dim: usize) -> Settings {
     }
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Hybrid,
     Kind::Linear,
     Kind::Knn,
     Kind::Logistic,
     Kind::LinUcb,
     Kind::Thompson,
+    Kind::FastGrnn,
 ];
 
 /// Two regions; the cheap model is good in the first only.

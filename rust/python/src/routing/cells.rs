@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use sona_core::Error;
-use sona_core::error::{check_dim, check_finite};
+use sona_core::error::check_dim;
 use sona_core::routing::{FastGrnn, FitOptions, RowScorer};
 use std::sync::Arc;
 
@@ -160,8 +160,7 @@ impl PyCell {
         check_dim("X", n_in, d).py()?;
         let x = x.readonly();
         let x = x.as_slice()?;
-        check_finite("X", x).py()?;
-        let out = self.scorer()?.score(x);
+        let out = self.scorer()?.score(x).py()?;
         to_matrix(py, out, n, outputs)
     }
 

@@ -1,9 +1,9 @@
 //! The router.
 
 use super::pacer::PyPacer;
-use crate::arrays::{Rows, detached, matrix, metrics_dict, vector};
+use crate::arrays::{Rows, asarray, detached, matrix, metrics_dict, vector};
 use crate::errors::IntoPy;
-use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -13,6 +13,36 @@ use sona_core::routing::{History, Kind, Router, Settings};
 #[pyclass(name = "RouterCore", module = "sona._core", frozen)]
 struct PyRouter {
     router: Mutex<Router>,
+}
+
+impl PyRouter {
+    /// One vector, or (T, dim) turns where the rule reads turns.
+    fn request(&self, x: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
+        let (kind, dim) = {
+            let router = self.router.lock();
+            (router.settings().kind, router.settings().dim)
+        };
+        if kind == Kind::FastGrnn && asarray("embedding", x)?.ndim() == 2 {
+            return Ok(matrix("embedding", x, Some(dim))?.0);
+        }
+        vector("embedding", x, Some(dim))
+    }
+
+    fn expected<'py>(&self, py: Python<'py>, requests: Vec<&[f32]>) -> PyResult<Two<'py>> {
+        let (quality, cost) = detached(py, || {
+            let router = self.router.lock();
+            let (mut quality, mut cost) = (Vec::new(), Vec::new());
+            for x in &requests {
+                let e = router.estimate(x)?;
+                quality.extend(e.quality);
+                cost.extend(e.cost);
+            }
+            Ok((quality, cost))
+        })?;
+        let models = self.router.lock().models();
+        let shape = |v: Vec<f64>| PyArray1::from_vec(py, v).reshape([requests.len(), models]);
+        Ok((shape(quality)?, shape(cost)?))
+    }
 }
 
 type Two<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<f64>>);
@@ -106,7 +136,7 @@ impl PyRouter {
         tenant: Option<String>,
         now: f64,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let x = vector("embedding", embedding, None)?;
+        let x = self.request(embedding)?;
         let c = detached(py, || {
             self.router
                 .lock()
@@ -155,7 +185,7 @@ impl PyRouter {
         quality: f64,
         cost: Option<f64>,
     ) -> PyResult<()> {
-        let x = vector("embedding", embedding, None)?;
+        let x = self.request(embedding)?;
         detached(py, || self.router.lock().learn(&x, model, quality, cost))
     }
 
@@ -163,19 +193,31 @@ impl PyRouter {
     fn estimate<'py>(&self, py: Python<'py>, embeddings: &Bound<'py, PyAny>) -> PyResult<Two<'py>> {
         let dim = self.router.lock().settings().dim;
         let rows = Rows::extract("embeddings", embeddings, dim)?;
-        let (quality, cost) = detached(py, || {
-            let router = self.router.lock();
-            let (mut quality, mut cost) = (Vec::new(), Vec::new());
-            for x in rows.data.chunks_exact(dim) {
-                let e = router.estimate(x)?;
-                quality.extend(e.quality);
-                cost.extend(e.cost);
-            }
-            Ok((quality, cost))
-        })?;
+        self.expected(py, rows.data.chunks_exact(dim).collect())
+    }
+
+    /// Expected quality and cost of every model after each conversation: two (n, models) arrays.
+    fn estimate_turns<'py>(
+        &self,
+        py: Python<'py>,
+        conversations: Vec<Bound<'py, PyAny>>,
+    ) -> PyResult<Two<'py>> {
+        let turns = (conversations.iter().map(|c| self.request(c))).collect::<PyResult<Vec<_>>>()?;
+        self.expected(py, turns.iter().map(|t| &t[..]).collect())
+    }
+
+    /// Trains the rule that reads turns on conversations with every model's quality, and (mean quality, mean cost) per model.
+    fn fit_turns(
+        &self,
+        py: Python<'_>,
+        conversations: Vec<Bound<'_, PyAny>>,
+        quality: &Bound<'_, PyAny>,
+        means: Vec<(f64, f64)>,
+    ) -> PyResult<()> {
+        let turns = (conversations.iter().map(|c| self.request(c))).collect::<PyResult<Vec<_>>>()?;
         let models = self.router.lock().models();
-        let shape = |v: Vec<f64>| PyArray1::from_vec(py, v).reshape([rows.n, models]);
-        Ok((shape(quality)?, shape(cost)?))
+        let (quality, _, _) = matrix("quality", quality, Some(models))?;
+        detached(py, || self.router.lock().fit_turns(&turns, &quality, &means))
     }
 
     /// Components from embeddings without outcomes.

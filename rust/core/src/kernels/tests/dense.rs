@@ -98,3 +98,51 @@ fn byte_products_are_exact() {
         }
     }
 }
+
+#[test]
+fn products_with_few_vectors_match_float64() {
+    for t in tables() {
+        for d in [1, 4, 8, 15, 16, 17, 64, 100, 384] {
+            for (n, m) in [(0, 3), (1, 1), (1, 5), (2, 4), (3, 8), (5, 1), (7, 6), (9, 12)] {
+                let (x, w) = (normal(n * d, 8), normal(m * d, 9));
+                let mut out = vec![f32::NAN; n * m];
+                // SAFETY: the processor has this tier, the sizes agree.
+                unsafe { (t.thin)(&x, d, &w, &mut out) };
+                for (i, got) in out.iter().enumerate() {
+                    let (x, w) = (&x[i / m * d..][..d], &w[i % m * d..][..d]);
+                    close(*got, dot64(x, w), mass(x, w));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gates_match_float64() {
+    let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
+    for t in tables() {
+        for period in [16, 48, 64] {
+            for n in [0, 1, 15, 16, 17, 64, 100, 193] {
+                let (gate, update) = (normal(period, 10), normal(period, 11));
+                let mut p: Vec<f32> = normal(n, 12).iter().map(|v| 4.0 * v).collect();
+                // Where the exponentials end.
+                for (v, extreme) in p.iter_mut().zip([-1e30, 1e30, -88.0, 88.0, -45.0, 0.0]) {
+                    *v = extreme;
+                }
+                let before = p.clone();
+                // SAFETY: the processor has this tier, the biases are of one length that registers divide.
+                unsafe { (t.gates)(&mut p, &gate, &update, 0.7, 0.02) };
+                for (i, got) in p.iter().enumerate() {
+                    let (s, g, u) = (before[i], gate[i % period], update[i % period]);
+                    let z = sigma(f64::from(s) + f64::from(g));
+                    let want = (0.7 * (1.0 - z) + 0.02) * (f64::from(s) + f64::from(u)).tanh();
+                    assert!((f64::from(*got) - want).abs() < 1e-6, "{s}: {got} {want}");
+                }
+                let mut broken = vec![f32::NAN; n];
+                // SAFETY: as above.
+                unsafe { (t.gates)(&mut broken, &gate, &update, 0.7, 0.02) };
+                assert!(broken.iter().all(|v| v.is_nan()));
+            }
+        }
+    }
+}
