@@ -167,13 +167,7 @@ pub(super) unsafe fn gate_silu<V: Simd>(y: *mut V::E, z: *const V::E, n: usize) 
 ///
 /// With G = e^{−(p + gate)} and C = e^{−2(p + update)} it is (open·G + leak·(1 + G))·(1 − C) / ((1 + G)(1 + C)): one division.
 #[inline(always)]
-pub(super) unsafe fn gates<V: Simd>(
-    p: &mut [V::E],
-    gate: &[V::E],
-    update: &[V::E],
-    open: V::E,
-    leak: V::E,
-) {
+pub(super) unsafe fn gates<V: Simd>(p: &mut [V::E], gate: &[V::E], update: &[V::E], open: V::E, leak: V::E) {
     let (n, period) = (p.len(), gate.len());
     let (p, gate, update) = (p.as_mut_ptr(), gate.as_ptr(), update.as_ptr());
     let one = V::splat(V::E::ONE);

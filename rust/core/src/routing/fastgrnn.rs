@@ -400,7 +400,11 @@ impl FastGrnn {
         if fine {
             Ok(())
         } else {
-            Err(Error::value("cell", "sizes that agree and finite values", "others"))
+            Err(Error::value(
+                "cell",
+                "sizes that agree and finite values",
+                "others",
+            ))
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The rules of prediction behind one interface: what each says of a request's components, and how it takes an outcome.
 
+use super::features::Features;
 use super::linear::SharedLinear;
 use super::linucb::LinUcb;
-use super::features::Features;
 use super::logistic::Logistic;
 use super::turns::Conversations;
 use crate::error::{Error, Result};

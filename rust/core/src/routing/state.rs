@@ -236,13 +236,12 @@ impl Router {
         if let Some(h) = &self.history {
             h.check(self.settings.dim, self.models.len())?;
         }
-        self.learner
-            .check(
-                self.settings.kind,
-                self.models.len(),
-                self.settings.dim,
-                self.features.len(),
-            )
+        self.learner.check(
+            self.settings.kind,
+            self.models.len(),
+            self.settings.dim,
+            self.features.len(),
+        )
     }
 
     /// Whether a request may have so many values.
