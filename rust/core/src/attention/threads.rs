@@ -3,15 +3,18 @@
 //! Threads live for one call: none is kept, so a fork leaves nothing behind. Work is split by index, never by timing, and
 //! each piece writes its own part of the result: the same bits for every number of threads.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
-/// Threads that a call may use: what [`set`] said, else the processors available.
+/// Threads that a call may use: what [`set`] said, else the processors available when it was first asked for.
 #[must_use]
 pub fn get() -> usize {
+    // Counting them reads files of the system, which takes longer than attention over a hundred tokens.
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
     match LIMIT.load(Ordering::Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)),
         n => n,
     }
 }

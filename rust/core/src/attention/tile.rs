@@ -3,6 +3,7 @@
 //! FlashAttention-2 (Dao 2023, algorithm 1) with the online softmax of Milakov & Gimelshein (2018). Memory beyond the
 //! result is O(tile), whatever the number of keys.
 
+use crate::kernels::Aligned;
 use crate::kernels::real::{Mat, Real, absorb, exp_minus, inner, matmul, project, scale_by, transpose};
 use std::ops::Range;
 
@@ -69,9 +70,7 @@ const FEW: usize = 4;
 /// Keys transposed in panels of 64 columns: the right operand of QKᵀ.
 #[derive(Clone, Debug, Default)]
 pub struct Packed<T> {
-    data: Vec<T>,
-    /// Where the first panel begins: on a cache line, so that no register load crosses one.
-    offset: usize,
+    data: Aligned<T>,
     d: usize,
 }
 
@@ -79,16 +78,14 @@ impl<T: Real> Packed<T> {
     /// Packs `k` (m, d).
     #[must_use]
     pub fn new(k: &[T], d: usize, m: usize) -> Self {
-        let line = 64 / size_of::<T>();
-        let mut data = vec![T::ZERO; m.next_multiple_of(PANEL) * d + line];
-        let offset = data.as_ptr().align_offset(64).min(line);
+        let mut data = Aligned::zeros(m.next_multiple_of(PANEL) * d);
         if d > 0 {
-            let panels = data[offset..].chunks_exact_mut(PANEL * d);
+            let panels = data.chunks_exact_mut(PANEL * d);
             for (panel, keys) in panels.zip(k.chunks(PANEL * d)) {
                 transpose(keys.len() / d, d, Mat::new(keys, d), panel, PANEL);
             }
         }
-        Self { data, offset, d }
+        Self { data, d }
     }
 
     /// out (n, `end - start`) = q (n, d) times the keys `start..end`; rows of out are `ldc` apart.
@@ -105,7 +102,7 @@ impl<T: Real> Packed<T> {
         while at < end {
             let (panel, first) = (at / PANEL, at % PANEL);
             let width = (PANEL - first).min(end - at);
-            let keys = &self.data[self.offset + panel * PANEL * self.d..];
+            let keys = &self.data[panel * PANEL * self.d..];
             let keys = if self.d == 0 { keys } else { &keys[first..] };
             matmul(
                 n,
@@ -126,25 +123,25 @@ impl<T: Real> Packed<T> {
 #[derive(Debug, Default)]
 pub struct Scratch<T> {
     q: Vec<T>,
-    logits: Vec<T>,
-    second: Vec<T>,
+    logits: Aligned<T>,
+    second: Aligned<T>,
     top: Vec<T>,
     sum: Vec<T>,
     spans: Vec<Span>,
-    turned: Vec<T>,
+    turned: Aligned<T>,
 }
 
 impl<T: Real> Scratch<T> {
     /// Two tiles of `len` values.
     pub(super) fn pair(&mut self, len: usize) -> [&mut [T]; 2] {
-        self.logits.resize(len.max(self.logits.len()), T::ZERO);
-        self.second.resize(len.max(self.second.len()), T::ZERO);
+        self.logits.grow(len);
+        self.second.grow(len);
         [&mut self.logits[..len], &mut self.second[..len]]
     }
 
     /// The two tiles (n, w) of [`Scratch::pair`], transposed.
     pub(super) fn transposed(&mut self, n: usize, w: usize) -> (&[T], &[T]) {
-        self.turned.resize((2 * n * w).max(self.turned.len()), T::ZERO);
+        self.turned.grow(2 * n * w);
         let (p, ds) = self.turned[..2 * n * w].split_at_mut(n * w);
         for (from, to) in [(&self.logits, &mut *p), (&self.second, &mut *ds)] {
             transpose(n, w, Mat::new(from, w), to, n);
@@ -235,9 +232,7 @@ fn tile<T: Real, R: Rule<T> + ?Sized>(
         .unwrap_or(0)
         .min(block);
     let room = STRIP.min(n) * longest;
-    if s.logits.len() < room {
-        s.logits.resize(room, T::ZERO);
-    }
+    s.logits.grow(room);
     out.fill(T::ZERO);
     s.top.clear();
     s.top.resize(n, T::NEG_INFINITY);

@@ -3,6 +3,7 @@
 //! All queries of a piece take turns with a block of keys, so that keys and values come once per piece from the far caches.
 
 use super::tile::{self, Blocks, Head, Rule, Scratch, Span};
+use crate::kernels::Aligned;
 use crate::kernels::real::{Real, scale_by};
 use crate::kernels::split::{DEPTH, Engine, Left, Online, Right, SIDE};
 
@@ -37,7 +38,7 @@ struct Strip<T> {
     top: [T; STRIP],
     sum: [T; STRIP],
     /// Sums of weighted values, rows and columns in whole blocks; of no use before the first keys.
-    acc: Vec<T>,
+    acc: Aligned<T>,
     begun: bool,
 }
 
@@ -60,7 +61,7 @@ pub(super) struct Strips<T> {
     queries: Vec<Left<T>>,
     q: Vec<T>,
     /// Of the meeting at hand, and of the one before.
-    logits: [Vec<T>; 2],
+    logits: [Aligned<T>; 2],
     weights: Left<T>,
 }
 
@@ -70,7 +71,7 @@ impl<T> Default for Strips<T> {
             strips: Vec::new(),
             queries: Vec::new(),
             q: Vec::new(),
-            logits: [Vec::new(), Vec::new()],
+            logits: Default::default(),
             weights: Left::default(),
         }
     }
@@ -98,7 +99,7 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
     let m = s.strips[..count].iter().map(last).max().unwrap_or(0);
     let room = STRIP.min(queries.len().next_multiple_of(SIDE)) * m.next_multiple_of(DEPTH).min(block);
     for logits in &mut s.logits {
-        logits.resize(room.max(logits.len()), T::ZERO);
+        logits.grow(room);
     }
     let mut before = None;
     for at in (0..m).step_by(block) {
@@ -189,7 +190,7 @@ impl<T: Real> Strips<T> {
             spans: Vec::new(),
             top: [T::ZERO; STRIP],
             sum: [T::ZERO; STRIP],
-            acc: Vec::new(),
+            acc: Aligned::default(),
             begun: false,
         });
         let strips = self.strips.iter_mut().zip(&mut self.queries);
@@ -207,7 +208,7 @@ impl<T: Real> Strips<T> {
             strip.sum = [T::ZERO; STRIP];
             strip.begun = false;
             let room = of.len().next_multiple_of(SIDE) * wide;
-            strip.acc.resize(room.max(strip.acc.len()), T::ZERO);
+            strip.acc.grow(room);
         }
     }
 

@@ -5,6 +5,7 @@
 use super::heads::Heads;
 use super::threads;
 use super::tile::{Head, Packed, Rule, Span, finite, seen};
+use crate::kernels::Aligned;
 use crate::kernels::real::{
     Mat, Real, absorb, add_scaled, ball_distances, inner, matmul, project, scale_by, squared_distances,
 };
@@ -21,11 +22,11 @@ const CHUNK: usize = 96;
 struct Rows<T> {
     engine: Option<Engine>,
     left: Left<T>,
-    acc: Vec<T>,
+    acc: Aligned<T>,
     queries: Vec<usize>,
     q: Vec<T>,
     spans: Vec<Span>,
-    logits: [Vec<T>; 2],
+    logits: [Aligned<T>; 2],
     top: Vec<T>,
     sum: [Vec<T>; 2],
 }
@@ -35,11 +36,11 @@ impl<T: Real> Rows<T> {
         Self {
             engine: Engine::start::<T>(),
             left: Left::default(),
-            acc: Vec::new(),
+            acc: Aligned::default(),
             queries: Vec::new(),
             q: Vec::new(),
             spans: Vec::new(),
-            logits: [Vec::new(), Vec::new()],
+            logits: Default::default(),
             top: Vec::new(),
             sum: [Vec::new(), Vec::new()],
         }
@@ -71,9 +72,7 @@ impl<T: Real> Rows<T> {
         scale_by(head.scale, &mut self.q);
         let logits = &mut self.logits[which];
         let room = n.next_multiple_of(SIDE) * wide;
-        if logits.len() < room {
-            logits.resize(room, T::ZERO);
-        }
+        logits.grow(room);
         let logits = &mut logits[..room];
         match (keys, &self.engine) {
             (Keys::Panels(keys), _) => keys.products(Mat::new(&self.q, d), n, 0, w, logits, wide),
@@ -234,7 +233,7 @@ pub fn differential<T: Real, R: Rule<T>>(
         if let (Some(values), Some(engine)) = (&values, &rows.engine) {
             // Values in parts are finite: nothing can spill over from keys that a mask hides.
             let wide = dv.next_multiple_of(SIDE);
-            rows.acc.resize(SPLIT_ROWS * wide, T::ZERO);
+            rows.acc.grow(SPLIT_ROWS * wide);
             if w > 0 && rows.left.fill(&rows.logits[0][..n * w], w) {
                 let (columns, groups) = (0..wide / SIDE, 0..w / DEPTH);
                 values[first.v_of[b]].product(

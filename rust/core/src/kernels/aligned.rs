@@ -1,62 +1,83 @@
-//! Floats that begin on a cache line.
+//! Numbers that begin on a cache line.
 
+use std::fmt::{Debug, Formatter};
 use std::ops::{Deref, DerefMut};
 
 const LINE: usize = 16;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+struct Line<T>([T; LINE]);
 
-/// A fixed number of floats that begins on a cache line, so that no register load crosses one: up to a third of the time
-/// of a kernel whose operands sit in the first cache level. Results do not depend on it.
+/// Numbers that begin on a cache line, so that no load or store of a register or tile row crosses one: up to a third of the time of
+/// a kernel whose operands sit in the first cache level. Results do not depend on it.
 #[derive(Clone)]
-pub struct Aligned {
-    lines: Vec<Line>,
+pub struct Aligned<T = f32> {
+    lines: Vec<Line<T>>,
     len: usize,
 }
 
-impl Aligned {
-    /// `len` zeros.
-    #[must_use]
-    pub fn zeros(len: usize) -> Self {
+impl<T> Default for Aligned<T> {
+    fn default() -> Self {
         Self {
-            lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)],
-            len,
+            lines: Vec::new(),
+            len: 0,
         }
     }
 }
 
-impl From<&[f32]> for Aligned {
-    fn from(values: &[f32]) -> Self {
+impl<T: Copy + Default> Aligned<T> {
+    /// Sixteen numbers fill whole cache lines, so that no gap is left between one line and the next.
+    const WHOLE: () = assert!(size_of::<Line<T>>() == LINE * size_of::<T>());
+
+    /// `len` zeros.
+    #[must_use]
+    pub fn zeros(len: usize) -> Self {
+        let mut out = Self::default();
+        out.grow(len);
+        out
+    }
+
+    /// Makes room for `len` numbers where there are fewer; the new ones are zero.
+    pub fn grow(&mut self, len: usize) {
+        let () = Self::WHOLE;
+        if len > self.len {
+            self.lines.resize(len.div_ceil(LINE), Line([T::default(); LINE]));
+            self.len = len;
+        }
+    }
+}
+
+impl<T: Copy + Default> From<&[T]> for Aligned<T> {
+    fn from(values: &[T]) -> Self {
         let mut out = Self::zeros(values.len());
         out.copy_from_slice(values);
         out
     }
 }
 
-impl Deref for Aligned {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        // SAFETY: lines are arrays of floats without padding, and hold at least `len` of them.
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: lines are arrays of numbers without gaps (`WHOLE`, checked where any are made), and hold at least `len` of them.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }
 
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: lines are arrays of floats without padding, and hold at least `len` of them.
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
 
-impl std::fmt::Debug for Aligned {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<T: Debug> Debug for Aligned<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         self.deref().fmt(f)
     }
 }
 
-impl PartialEq for Aligned {
+impl<T: PartialEq> PartialEq for Aligned<T> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }

@@ -7,6 +7,7 @@
 //!
 //! Operands are cut into tiles of 16 × 32: [`Left`] by rows, [`Right`] by columns.
 
+use super::aligned::Aligned;
 use super::real::Real;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -420,7 +421,7 @@ impl<T: Real> Projection<T> {
             "multiply: expected x (n, depth) and out (n, m)"
         );
         let wide = m.next_multiple_of(SIDE);
-        let mut sums = vec![T::ZERO; ROWS * wide];
+        let mut sums = Aligned::zeros(ROWS * wide);
         let mut left = Left::default();
         for (rows, out) in x.chunks(ROWS * depth).zip(out.chunks_mut(ROWS * m)) {
             for at in (0..depth).step_by(PART) {

@@ -182,15 +182,18 @@ unsafe fn upright(from: Source<f32>, to: *mut Line) -> bool {
     tame(most)
 }
 
+/// Groups of the depth at a time: what the blocks of rows and columns share meanwhile stays in the first cache level.
+const NEAR: usize = 4;
+
 /// Bytes between rows of a tile in memory.
 const STRIDE: usize = 64;
 
-/// Asks for a group of B.
+/// Asks for a sixth of the tiles at `x`. All at once they would keep the tiles at hand waiting.
 #[inline(always)]
-unsafe fn ahead<const W: usize>(b: *const Line, column: usize) {
-    for w in 0..W {
-        for line in 0..LINES {
-            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(w * column + line).cast());
+unsafe fn ahead<const N: usize>(x: *const Line, step: usize, sixth: usize) {
+    for n in 0..N {
+        for line in 0..LINES / 6 {
+            _mm_prefetch::<_MM_HINT_T0>(x.wrapping_add(n * step + sixth * (LINES / 6) + line).cast());
         }
     }
 }
@@ -243,8 +246,11 @@ unsafe fn block<const R: usize, const W: usize>(
             }
         };
     }
+    let (mut a_next, mut b_next) = (a, b);
     macro_rules! products {
-        () => {
+        ($sixth:literal) => {
+            ahead::<W>(b_next, t.b_column, $sixth);
+            ahead::<R>(a_next, t.a_row, $sixth);
             amx::multiply!(0, 4, 6);
             if W == 2 {
                 amx::multiply!(1, 4, 7);
@@ -259,26 +265,24 @@ unsafe fn block<const R: usize, const W: usize>(
         };
     }
     for g in 0..t.groups {
-        // The next tiles of B come from a farther cache.
-        if g + 1 < t.groups {
-            ahead::<W>(b.add(t.b_group), t.b_column);
-        } else {
-            ahead::<W>(next, t.b_column);
-        }
+        // The next tiles come from a farther cache.
+        let last = g + 1 == t.groups;
+        b_next = if last { next } else { b.add(t.b_group) };
+        a_next = a.wrapping_add(LINES);
         // Small products first; each step changes one operand.
         left!(0);
         right!(2);
-        products!();
+        products!(0);
         right!(1);
-        products!();
+        products!(1);
         left!(1);
-        products!();
+        products!(2);
         right!(0);
-        products!();
+        products!(3);
         left!(2);
-        products!();
+        products!(4);
         left!(0);
-        products!();
+        products!(5);
         a = a.add(LINES);
         b = b.add(t.b_group);
     }
@@ -432,6 +436,20 @@ unsafe fn multiply_absorb(t: Tiles<f32>, a: Absorb<f32>) {
 
 #[inline(always)]
 unsafe fn blocks(t: Tiles<f32>, beside: &mut impl Beside) {
+    for g in (0..t.groups.max(1)).step_by(NEAR) {
+        let part = Tiles {
+            a: t.a.add(g * LINES),
+            b: t.b.add(g * t.b_group),
+            groups: NEAR.min(t.groups - g),
+            add: t.add || g > 0,
+            ..t
+        };
+        near_blocks(part, beside);
+    }
+}
+
+#[inline(always)]
+unsafe fn near_blocks(t: Tiles<f32>, beside: &mut impl Beside) {
     let mut column = 0;
     while column < t.columns {
         let two = column + 2 <= t.columns;
