@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sona import _core
 from sona._core import Decision
+from sona._forking import ENGINES
+from sona._trace import Trace
 from sona.background import BackgroundThread, LearningResult, ScopeLearning
 from sona.config import SonaConfig
 from sona.exceptions import ConfigError
-from sona.lines import write_lines
 from sona.report import Explanation, Promotion, Receipt, Report
 
 if TYPE_CHECKING:
@@ -27,46 +27,6 @@ __all__ = ["Decision", "SonaEngine", "Trace"]
 
 #: Inputs that an embedder is recognised by when a state is opened again.
 CANARIES = ("the quick brown fox", "How do I reset my password?", "def f(x): return x + 1", "42", "größer, schöner")
-
-_ENGINES: weakref.WeakSet[SonaEngine] = weakref.WeakSet()
-
-
-class Trace:
-    """One request while it runs: steps with rewards, then a final quality. Use as a context manager.
-
-    Nothing is recorded unless ``finish`` is called.
-    """
-
-    def __init__(self, engine: SonaEngine, x: Any, scope: str, source: str, user: str, now: float | None) -> None:
-        self._engine, self._x, self._scope = engine, x, scope
-        self._source, self._user, self._now = source, user, now
-        self._steps: list[tuple[Any, Any, float]] = []
-        self._finished = False
-
-    def step(self, activations: Any, attention_weights: Any = (), reward: float = 0.0) -> None:
-        """Note one step: what was tried, as a (d,) vector beside the query, what it attended to, and its reward."""
-        self._check_open()
-        self._steps.append((activations, attention_weights, float(reward)))
-
-    def finish(self, quality: float) -> bool:
-        """Record the request with its final quality in [0, 1] and learn from it; False if the mode is "off"."""
-        self._check_open()
-        taken = self._engine._trace(
-            self._x, self._steps, quality, scope=self._scope, source=self._source, user=self._user, now=self._now
-        )
-        self._finished = True
-        return taken
-
-    def _check_open(self) -> None:
-        if self._finished:
-            raise RuntimeError("this trace is finished")
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        """Leave; an unfinished trace is dropped."""
 
 
 class SonaEngine(_core.Engine):
@@ -144,7 +104,7 @@ class SonaEngine(_core.Engine):
         self.embedder = embedder
         self._processor = None
         self._background = BackgroundThread(self, config.background_interval_ms / 1000.0)
-        _ENGINES.add(self)
+        ENGINES.add(self)
         return self
 
     @classmethod
@@ -391,28 +351,9 @@ class SonaEngine(_core.Engine):
         or neither, rows hold prompt, chosen, rejected and weight as text instead; what is not in them is left out.
         O(event log).
         """
-        from pathlib import Path
+        from sona._export import write_preferences
 
-        from sona.store import export_preferences
-
-        rows = self._preferences()
-        if queries is None and items is None:
-            return write_lines(Path(path), [_plain(row, include_users) for row in rows])
-        if queries is None or items is None:
-            raise ValueError("queries, items: expected both or neither")
-        return export_preferences(
-            os.fspath(path),
-            [
-                {
-                    "prompt": queries[r["decision"]],
-                    "chosen": items[r["chosen"]],
-                    "rejected": items[r["rejected"]],
-                    "weight": r["weight"],
-                }
-                for r in rows
-                if r["decision"] in queries and r["chosen"] in items and r["rejected"] in items
-            ],
-        )
+        return write_preferences(path, self._preferences(), queries, items, include_users)
 
     def __enter__(self) -> Self:
         """Use as a context manager: leaving closes the engine."""
@@ -431,13 +372,6 @@ class SonaEngine(_core.Engine):
         )
 
 
-def _plain(row: dict[str, Any], include_users: bool) -> dict[str, Any]:
-    out = {**row, "query": row["query"].tolist()}
-    if not include_users:
-        del out["user"]
-    return out
-
-
 def _checked(config: SonaConfig | None, embedder: Embedder | None) -> SonaConfig:
     if config is None:
         config = SonaConfig() if embedder is None else SonaConfig(hidden_dim=embedder.dim)
@@ -454,21 +388,3 @@ def _settings(config: SonaConfig, embedder: Embedder | None) -> dict[str, Any]:
     settings["source_caps"] = dict(config.source_caps)
     settings["source_trust"] = dict(config.source_trust)
     return settings
-
-
-def _before_fork() -> None:
-    for engine in list(_ENGINES):
-        engine._before_fork()
-
-
-def _after_fork(engines: Iterable[SonaEngine] | None = None, *, child: bool) -> None:
-    for engine in list(_ENGINES if engines is None else engines):
-        engine._after_fork(child=child)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(child=False),
-        after_in_child=lambda: _after_fork(child=True),
-    )

@@ -1,51 +1,16 @@
 //! `EwcPlusPlus`.
 
 use super::DETACH_ABOVE;
+use super::config::Settings;
 use crate::arrays::{detached, matrix, metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
-use crate::lora::size;
 use crate::view::{Slot, View, map_into, vector_view, view};
 use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::Error;
-use sona_core::continual::{self as core, Constraint, Ewc, EwcConfig};
-
-/// Fields of `sona.continual.EwcConfig`.
-#[derive(FromPyObject)]
-struct Settings {
-    param_count: i64,
-    max_tasks: i64,
-    initial_lambda: f64,
-    fisher_ema_decay: f64,
-    boundary_threshold: f64,
-    min_lambda: f64,
-    max_lambda: f64,
-    normalize_fisher: bool,
-}
-
-impl Settings {
-    fn core(&self) -> PyResult<EwcConfig> {
-        Ok(EwcConfig {
-            param_count: size("param_count", self.param_count)?,
-            max_tasks: size("max_tasks", self.max_tasks)?,
-            initial_lambda: self.initial_lambda,
-            fisher_ema_decay: self.fisher_ema_decay,
-            boundary_threshold: self.boundary_threshold,
-            min_lambda: self.min_lambda,
-            max_lambda: self.max_lambda,
-            normalize_fisher: self.normalize_fisher,
-        })
-    }
-}
-
-/// Checks the fields of a configuration.
-#[pyfunction]
-#[allow(clippy::needless_pass_by_value, reason = "extracted from a Python object")]
-fn check_ewc_config(config: Settings) -> PyResult<()> {
-    config.core()?.validate().py()
-}
+use sona_core::continual::{self as core, Constraint, Ewc};
 
 /// EWC++: holds parameters where earlier tasks need them, each as far as that task's Fisher information says.
 ///
@@ -446,7 +411,6 @@ fn estimate_fisher<'py>(
 }
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(check_ewc_config, m)?)?;
     m.add_function(wrap_pyfunction!(estimate_fisher, m)?)?;
     m.add_class::<PyEwc>()
 }

@@ -1,6 +1,7 @@
 //! Binding of `sona_core::continual`.
 
 mod boundary;
+mod config;
 mod ewc;
 mod replay;
 
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 const DETACH_ABOVE: usize = 1 << 18;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    config::register(m)?;
     ewc::register(m)?;
     boundary::register(m)?;
     replay::register(m)
