@@ -153,6 +153,17 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
+        unsafe fn judge(
+            scores: &[f32],
+            stride: usize,
+            norms2: &[f32],
+            d2: &[f32],
+            weights: &[f32],
+        ) -> [f32; nearest::TILE] {
+            nearest::judge_in_order(scores, stride, norms2, d2, weights)
+        }
+
+        #[target_feature(enable = $features)]
         unsafe fn reach(x: &[f32], bars: &[f32]) -> u64 {
             dense::reach::<$lanes>(x, bars)
         }
@@ -203,6 +214,7 @@ macro_rules! entries {
             nearest,
             scores,
             accumulate,
+            judge,
             reach,
             reach_i32,
             maxima,

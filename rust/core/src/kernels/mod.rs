@@ -19,6 +19,9 @@ mod avx512;
 mod ball;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
+pub mod coarse;
+#[cfg(target_arch = "x86_64")]
+mod coarse_tiles;
 #[cfg(target_arch = "x86_64")]
 mod dense;
 pub mod descent;
@@ -51,6 +54,7 @@ pub mod split;
 #[cfg(target_arch = "x86_64")]
 mod split_tiles;
 mod stamp;
+mod team;
 #[cfg(test)]
 mod tests;
 mod tier;
@@ -63,6 +67,7 @@ pub use panel::{Panels, gemm_nt, scan_top_k_batch};
 pub use scalar::Projections;
 pub use scan::{scan_into, scan_into_i8, scan_top_k, scan_top_k_i8};
 pub use select::{Score, TopK};
+pub use team::Team;
 pub use tier::{Tier, tier, tiers};
 
 use tier::table;

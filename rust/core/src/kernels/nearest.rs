@@ -36,6 +36,18 @@ impl Nearest {
     pub fn indices(&self) -> [u32; TILE] {
         self.index.map(|i| i as u32)
     }
+
+    /// Starts lane `lane` again with the `scores` of all centroids.
+    pub(super) fn settle(&mut self, lane: usize, scores: &[f32]) {
+        let (mut best, mut second, mut index) = (f32::NEG_INFINITY, f32::NEG_INFINITY, 0);
+        for (c, t) in scores.iter().enumerate() {
+            second = second.max(t.min(best));
+            if *t > best {
+                (best, index) = (*t, c);
+            }
+        }
+        (self.best[lane], self.second[lane], self.index[lane]) = (best, second, index as f32);
+    }
 }
 
 impl Default for Nearest {
@@ -70,21 +82,21 @@ pub fn pack_tile<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone, d: 
 }
 
 /// Centroids per block at most: with two registers of points each they fill the registers of AVX-512.
-const BLOCK: usize = 12;
+pub(super) const BLOCK: usize = 12;
 
 /// Centroids packed for scans: in blocks, evenly filled so that none is too narrow to hide latency, each (d, width), so that
 /// one address serves a whole step of the product.
 #[derive(Clone, Debug)]
 pub struct Sites {
-    data: Aligned,
+    pub(super) data: Aligned,
     /// ‖c‖²/2, rounded once.
-    half_norms: Vec<f32>,
-    d: usize,
+    pub(super) half_norms: Vec<f32>,
+    pub(super) d: usize,
 }
 
 /// (first centroid, width) of each block.
 #[inline(always)]
-fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = k.div_ceil(BLOCK);
     let (width, wider) = (
         k.checked_div(count).unwrap_or(0),
@@ -166,6 +178,60 @@ pub fn accumulate(w: f64, x: &[f32], sums: &mut [f64]) {
     unsafe { (table().accumulate)(w, x, sums) };
 }
 
+/// Squared distances that [`judge`] sums up in single precision before they go to a double.
+const CHUNK: usize = 32;
+
+/// Σ w·min(d2, ‖x‖² − 2·score) over points in tiles, the scores of a tile `stride` apart: the error that is left with one more
+/// centroid.
+#[must_use]
+pub fn judge(scores: &[f32], stride: usize, norms2: &[f32], d2: &[f32], weights: &[f32]) -> f64 {
+    let n = norms2.len();
+    assert!(
+        n.is_multiple_of(TILE) && d2.len() == n && weights.len() == n && stride >= TILE,
+        "judge: expected whole tiles"
+    );
+    let parts = norms2.chunks(CHUNK * TILE).zip(d2.chunks(CHUNK * TILE));
+    let parts = parts.zip(weights.chunks(CHUNK * TILE)).enumerate();
+    parts
+        .map(|(part, ((norms2, d2), weights))| {
+            let scores = &scores[part * CHUNK * stride..];
+            // SAFETY: the table is this processor's, the lengths agree.
+            let sums = unsafe { (table().judge)(scores, stride, norms2, d2, weights) };
+            sums.into_iter().map(f64::from).sum::<f64>()
+        })
+        .sum()
+}
+
+/// The reference of [`judge`], lane by lane; inlined into each tier, whose registers it then uses.
+#[inline(always)]
+pub(super) fn judge_in_order(
+    scores: &[f32],
+    stride: usize,
+    norms2: &[f32],
+    d2: &[f32],
+    weights: &[f32],
+) -> [f32; TILE] {
+    let mut sums = [0.0f32; TILE];
+    let tiles = norms2.chunks_exact(TILE).zip(d2.chunks_exact(TILE));
+    let tiles = tiles.zip(weights.chunks_exact(TILE)).zip(scores.chunks(stride));
+    for (((norms2, d2), weights), scores) in tiles {
+        let scores = &scores[..TILE];
+        for l in 0..TILE {
+            sums[l] += weights[l] * lowered(norms2[l], scores[l], d2[l]);
+        }
+    }
+    sums
+}
+
+/// The squared distance of a point with a further centroid.
+#[inline(always)]
+#[must_use]
+pub fn lowered(norm2: f32, score: f32, d2: f32) -> f32 {
+    let to_new = norm2 - 2.0 * score;
+    let to_new = if to_new > 0.0 { to_new } else { 0.0 };
+    if to_new < d2 { to_new } else { d2 }
+}
+
 /// The reference of [`accumulate`]; inlined into each tier, whose registers it then uses.
 #[inline(always)]
 pub(super) fn accumulate_in_order(w: f64, x: &[f32], sums: &mut [f64]) {
@@ -176,7 +242,7 @@ pub(super) fn accumulate_in_order(w: f64, x: &[f32], sums: &mut [f64]) {
 
 /// What becomes of the scores of a block.
 #[cfg(target_arch = "x86_64")]
-trait Sink {
+pub(super) trait Sink {
     /// Takes the scores of `R` centroids, the first of which is `first`, for the points at `lane ..`.
     unsafe fn take<V: Lanes, const R: usize>(&mut self, scores: [[V; 2]; R], first: usize, lane: usize);
 }
@@ -305,14 +371,12 @@ pub(super) unsafe fn scores_in<V: Lanes>(sites: &Sites, tile: &[f32], out: &mut 
 pub(super) fn nearest_scalar(sites: &Sites, tile: &[f32], out: &mut Nearest) {
     let mut all = vec![0.0f32; sites.len() * TILE];
     scores_scalar(sites, tile, &mut all);
-    for (c, line) in all.chunks_exact(TILE).enumerate() {
-        for (p, t) in line.iter().enumerate() {
-            out.second[p] = out.second[p].max(t.min(out.best[p]));
-            if *t > out.best[p] {
-                out.best[p] = *t;
-                out.index[p] = c as f32;
-            }
+    let mut scores = vec![0.0; sites.len()];
+    for p in 0..TILE {
+        for (score, line) in scores.iter_mut().zip(all.chunks_exact(TILE)) {
+            *score = line[p];
         }
+        out.settle(p, &scores);
     }
 }
 
@@ -405,6 +469,38 @@ mod tests {
                 // SAFETY: the table is this processor's, the lengths agree.
                 unsafe { (table.accumulate)(-0.3, &x, &mut sums) };
                 assert_eq!(sums, want, "{}", table.tier.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_tier_judges_alike_and_right() {
+        for (tiles, draws) in [(1, 1), (3, 2), (70, 5)] {
+            let mut r = rng::stream(tiles as u64, 3);
+            let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| rng::normal(&mut r) as f32).collect() };
+            let n = tiles * TILE;
+            let (scores, norms2) = (draw(n * draws), draw(n));
+            let mut d2: Vec<f32> = draw(n).iter().map(|v| v.abs()).collect();
+            d2[0] = f32::INFINITY;
+            let weights: Vec<f32> = draw(n).iter().map(|v| v.abs()).collect();
+            let stride = draws * TILE;
+            for place in 0..draws {
+                let scores = &scores[place * TILE..];
+                let want: f64 = (0..n)
+                    .map(|i| {
+                        let score = f64::from(scores[i / TILE * stride + i % TILE]);
+                        let new = (f64::from(norms2[i]) - 2.0 * score).max(0.0);
+                        f64::from(weights[i]) * new.min(f64::from(d2[i]))
+                    })
+                    .sum();
+                let got = judge(scores, stride, &norms2, &d2, &weights);
+                assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+                let lanes = judge_in_order(scores, stride, &norms2, &d2, &weights);
+                for table in tiers().into_iter().filter_map(Table::of) {
+                    // SAFETY: the table is this processor's, the lengths agree.
+                    let found = unsafe { (table.judge)(scores, stride, &norms2, &d2, &weights) };
+                    assert_eq!(found, lanes, "{}", table.tier.name());
+                }
             }
         }
     }

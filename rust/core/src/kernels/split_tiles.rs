@@ -56,7 +56,7 @@ unsafe fn cut_off(x: __m512) -> [__m512i; 3] {
 /// Two registers of numbers to the pairs (aᵢ, bᵢ) of each part: depths i and i + 16 of a group sit side by side. Every operand
 /// is laid out so; the order within a group does not matter as long as both sides agree.
 #[inline(always)]
-unsafe fn pairs(a: __m512, b: __m512) -> [__m512i; 3] {
+pub(super) unsafe fn pairs(a: __m512, b: __m512) -> [__m512i; 3] {
     by_turns(parts(a), parts(b))
 }
 
@@ -75,7 +75,7 @@ unsafe fn side_by_side(a: __m512i, b: __m512i) -> __m512i {
 
 /// Sixteen values of a row of `columns` from column `at` on, zeros beyond its end.
 #[inline(always)]
-unsafe fn some(row: *const f32, at: usize, columns: usize) -> __m512 {
+pub(super) unsafe fn some(row: *const f32, at: usize, columns: usize) -> __m512 {
     let left = columns.saturating_sub(at).min(16);
     _mm512_maskz_loadu_ps(((1u32 << left) - 1) as __mmask16, row.wrapping_add(at))
 }
@@ -117,6 +117,19 @@ unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
     tame(most)
 }
 
+/// Rows to columns.
+#[inline(always)]
+pub(super) unsafe fn turn(mut r: [F32x16; SIDE]) -> [F32x16; SIDE] {
+    for _ in 0..4 {
+        let mut next = r;
+        for i in 0..SIDE / 2 {
+            (next[2 * i], next[2 * i + 1]) = r[i].interleave(r[i + SIDE / 2]);
+        }
+        r = next;
+    }
+    r
+}
+
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn turned(from: Source<f32>, to: *mut Line) -> bool {
     let groups = from.columns.div_ceil(DEPTH);
@@ -143,13 +156,7 @@ unsafe fn turned(from: Source<f32>, to: *mut Line) -> bool {
                 for i in 0..SIDE {
                     r[i] = F32x16::load(lines.add(i * 16));
                 }
-                for _ in 0..4 {
-                    let mut next = r;
-                    for i in 0..SIDE / 2 {
-                        (next[2 * i], next[2 * i + 1]) = r[i].interleave(r[i + SIDE / 2]);
-                    }
-                    r = next;
-                }
+                let r = turn(r);
                 for i in 0..SIDE {
                     r[i].store(lines.add(i * 16));
                 }

@@ -1,7 +1,7 @@
 //! Centroids as running sums over their members: only points that change cluster are added and subtracted.
 
-use super::points::{Points, parallel};
-use crate::kernels::nearest::{Sites, accumulate};
+use super::points::{Points, Targets};
+use crate::kernels::nearest::accumulate;
 use crate::kernels::squared_l2;
 
 /// Label of a point that belongs to no cluster yet.
@@ -24,7 +24,7 @@ pub(super) struct Centroids {
     /// (k, d), in the space of [`Points`].
     pub(super) rows: Vec<f32>,
     /// The same, packed for scans.
-    pub(super) sites: Sites,
+    pub(super) targets: Targets,
     /// How far each centroid moved in the last update, rounded up.
     pub(super) moves: Vec<f32>,
     /// The label that the sums hold for each point.
@@ -41,11 +41,11 @@ impl Centroids {
     pub(super) fn new(points: &Points<'_>, rows: Vec<f32>, spherical: bool) -> Self {
         let d = points.d;
         let k = rows.len() / d;
-        let width = d.div_ceil(points.n_threads);
+        let width = d.div_ceil(points.team.size());
         Self {
             k,
             d,
-            sites: Sites::pack(&rows, d),
+            targets: points.targets(&rows),
             rows,
             moves: vec![0.0; k],
             counted: vec![NONE; points.n],
@@ -77,7 +77,7 @@ impl Centroids {
         self.recount(points, labels, &changed);
         let seeded = self.reseed(points, labels);
         self.recount(points, labels, &seeded);
-        (self.recompute(), seeded)
+        (self.recompute(points), seeded)
     }
 
     /// Brings sums, mass and member counts up to date for the points `changed`.
@@ -103,7 +103,7 @@ impl Centroids {
         if changed.len() * self.d < ALONE {
             self.columns.iter_mut().for_each(add_up);
         } else {
-            parallel(self.columns.iter_mut().collect(), add_up);
+            points.team.run(self.columns.iter_mut().collect(), add_up);
         }
         for &i in changed {
             let (old, new, w) = (self.counted[i], labels[i] as usize, points.weight(i));
@@ -158,7 +158,7 @@ impl Centroids {
     }
 
     /// Centroids from sums; an empty cluster stays where it is. Returns the largest move.
-    fn recompute(&mut self) -> f32 {
+    fn recompute(&mut self, points: &Points<'_>) -> f32 {
         let mut mean = vec![0.0f64; self.d];
         let mut largest = 0.0f32;
         for c in 0..self.k {
@@ -175,7 +175,7 @@ impl Centroids {
             self.moves[c] = self.place(c, &mut mean);
             largest = largest.max(self.moves[c]);
         }
-        self.placed();
+        self.placed(points);
         largest
     }
 
@@ -200,7 +200,7 @@ impl Centroids {
     }
 
     /// Must follow [`Centroids::place`].
-    pub(super) fn placed(&mut self) {
-        self.sites = Sites::pack(&self.rows, self.d);
+    pub(super) fn placed(&mut self, points: &Points<'_>) {
+        self.targets = points.targets(&self.rows);
     }
 }

@@ -5,8 +5,9 @@
 //! would have returned the same label, so the result equals Lloyd's bit for bit.
 
 use super::centroids::{Centroids, NONE};
-use super::points::{Points, ROUNDOFF, parallel};
-use crate::kernels::nearest::{Nearest, TILE, pack_tile};
+use super::points::{Points, ROUNDOFF};
+use super::scanner::Scanner;
+use crate::kernels::nearest::{Nearest, TILE};
 use crate::kernels::{Aligned, squared_l2};
 
 const UP: f32 = 1.0 + 4.0 * f32::EPSILON;
@@ -20,11 +21,11 @@ const PROBE: usize = 16;
 pub(super) struct Bounds {
     upper: Vec<f32>,
     lower: Vec<f32>,
-    /// Of each thread: the bounds settled too little last time.
+    /// Of each part: the bounds settled too little last time.
     hopeless: Vec<bool>,
 }
 
-/// The points of one thread.
+/// The points of one part.
 struct Part<'p> {
     first: usize,
     labels: &'p mut [u32],
@@ -34,11 +35,12 @@ struct Part<'p> {
 }
 
 impl Bounds {
-    pub(super) fn new(n: usize, n_threads: usize) -> Self {
+    pub(super) fn new(points: &Points<'_>) -> Self {
+        let n = points.n;
         Self {
             upper: vec![f32::INFINITY; n],
             lower: vec![0.0; n],
-            hopeless: vec![false; n_threads],
+            hopeless: vec![false; n.div_ceil(points.part())],
         }
     }
 
@@ -65,7 +67,9 @@ impl Bounds {
                 hopeless,
             })
             .collect();
-        parallel(parts, |part: Part<'_>| part.assign(points, centroids, &reach));
+        points
+            .team
+            .run(parts, |part: Part<'_>| part.assign(points, centroids, &reach));
     }
 
     /// Widens the bounds by what the centroids moved; the points `seeded` start again.
@@ -107,7 +111,8 @@ fn half_distances(centroids: &Centroids) -> Vec<f32> {
 
 impl Part<'_> {
     fn assign(mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
-        let max_norm = centroids.sites.max_norm();
+        let scanner = Scanner::new(points, &centroids.targets);
+        let max_norm = centroids.targets.max_norm;
         let (mut probed, mut open) = (0, 0);
         for start in (0..self.labels.len()).step_by(TILE * PROBE) {
             let end = (start + TILE).min(self.labels.len());
@@ -120,14 +125,13 @@ impl Part<'_> {
         *self.hopeless = 2 * open > probed && self.labels[0] != NONE;
         let mut out = Nearest::default();
         let mut waiting: Vec<usize> = Vec::with_capacity(2 * TILE);
-        let mut gathered = Aligned::zeros(TILE * points.d);
+        let mut gathered = Aligned::zeros(points.tile_len());
         for start in (0..self.labels.len()).step_by(TILE) {
             let end = (start + TILE).min(self.labels.len());
             let before = waiting.len();
             if *self.hopeless && start % (TILE * PROBE) != 0 {
-                centroids
-                    .sites
-                    .nearest(points.tile((self.first + start) / TILE), &mut out);
+                let ids = self.first + start..self.first + end;
+                scanner.nearest(points.tile(ids.start / TILE), ids, &mut out);
                 self.labels[start..end].copy_from_slice(&out.indices()[..end - start]);
                 self.upper[start..end].fill(f32::INFINITY);
                 continue;
@@ -135,17 +139,16 @@ impl Part<'_> {
             waiting.extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
             if waiting.len() - before >= DENSE {
                 waiting.truncate(before);
-                centroids
-                    .sites
-                    .nearest(points.tile((self.first + start) / TILE), &mut out);
-                self.store(start..end, &out, points, max_norm);
+                let ids = self.first + start..self.first + end;
+                scanner.nearest(points.tile(ids.start / TILE), ids, &mut out);
+                self.store(start..end, &out, points, centroids);
             }
             while waiting.len() >= TILE {
-                self.gather(&mut waiting, &mut gathered, points, centroids, &mut out);
+                self.gather(&mut waiting, &mut gathered, points, centroids, &scanner, &mut out);
             }
         }
         if !waiting.is_empty() {
-            self.gather(&mut waiting, &mut gathered, points, centroids, &mut out);
+            self.gather(&mut waiting, &mut gathered, points, centroids, &scanner, &mut out);
         }
     }
 
@@ -156,13 +159,14 @@ impl Part<'_> {
         tile: &mut [f32],
         points: &Points<'_>,
         centroids: &Centroids,
+        scanner: &Scanner<'_>,
         out: &mut Nearest,
     ) {
         let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
         let rows = batch.iter().map(|p| points.row(self.first + p));
-        pack_tile(rows, points.d, tile);
-        centroids.sites.nearest(tile, out);
-        self.store(batch.into_iter(), out, points, centroids.sites.max_norm());
+        points.pack(rows, tile);
+        scanner.nearest(tile, batch.iter().map(|p| self.first + p), out);
+        self.store(batch.into_iter(), out, points, centroids);
     }
 
     /// True if no scan could change the label of point `p` of this part.
@@ -198,11 +202,11 @@ impl Part<'_> {
         scanned: impl Iterator<Item = usize>,
         out: &Nearest,
         points: &Points<'_>,
-        max_norm: f32,
+        centroids: &Centroids,
     ) {
         for (lane, (p, label)) in scanned.zip(out.indices()).enumerate() {
             let i = self.first + p;
-            let error = points.error_bound(i, max_norm);
+            let error = points.scan_error(i, centroids.targets.max_norm);
             self.labels[p] = label;
             self.upper[p] = (points.squared_distance(i, out.best[lane]) + error)
                 .max(0.0)

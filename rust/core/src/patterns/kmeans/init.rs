@@ -5,9 +5,10 @@
 //! between, points are drawn from the last refresh, an upper bound of w·D², and accepted with probability D² / bound. D² only
 //! falls, so draws can be made, and refused, for several steps ahead: one product judges them all.
 
-use super::points::{Points, parallel};
+use super::points::Points;
+use super::scanner::Scanner;
 use crate::kernels::Aligned;
-use crate::kernels::nearest::{Nearest, Sites, TILE, pack_tile};
+use crate::kernels::nearest::{Nearest, TILE, judge, lowered};
 use crate::kernels::squared_l2;
 use crate::rng::{ChaCha8Rng, RngExt, stream};
 
@@ -45,7 +46,7 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
             if pool.len() < trials {
                 let wanted = trials * (target - chosen.len());
                 while pool.len() < wanted {
-                    let Some(draw) = propose(points, &wheel, &bound, &chosen, &mut rng) else {
+                    let Some(draw) = propose(points, &wheel, &bound, &chosen, refreshed, &mut rng) else {
                         break;
                     };
                     pool.push(draw);
@@ -124,17 +125,19 @@ impl Draw {
     }
 }
 
-/// Draws from the wheel until a point is accepted.
+/// Draws from the wheel until a point is accepted. The bound holds the centroids up to `refreshed`.
 fn propose(
     points: &Points<'_>,
     wheel: &Wheel,
     bound: &[f32],
     chosen: &[usize],
+    refreshed: usize,
     rng: &mut ChaCha8Rng,
 ) -> Option<Draw> {
     if wheel.total() <= 0.0 {
         return None;
     }
+    let max_norm = chosen.iter().map(|&c| points.norms[c]).fold(0.0, f32::max);
     (0..PATIENCE).find_map(|_| {
         let point = wheel.draw(rng);
         let mut draw = Draw {
@@ -143,26 +146,33 @@ fn propose(
             d2: f32::INFINITY,
             place: 0,
         };
-        chosen.iter().all(|&c| draw.stands(points, c)).then_some(draw)
+        // The bound is D² but for rounding: mostly the bar lies so far below it that no distance needs to be computed.
+        let sure = f64::from(bound[point] - 4.0 * points.scan_error(point, max_norm));
+        let from = if draw.bar < sure { refreshed } else { 0 };
+        chosen[from..]
+            .iter()
+            .all(|&c| draw.stands(points, c))
+            .then_some(draw)
     })
 }
 
 /// Lowers the upper bounds of D² by the centroids `new`.
 fn refresh(points: &Points<'_>, new: &[usize], bound: &mut [f32]) {
     let rows: Vec<f32> = new.iter().flat_map(|&c| points.row(c)).copied().collect();
-    let sites = Sites::pack(&rows, points.d);
-    let max_norm = new.iter().map(|&c| points.norms[c]).fold(0.0, f32::max);
+    let targets = points.targets(&rows);
     let part = points.part();
-    parallel(
+    points.team.run(
         bound.chunks_mut(part).enumerate().collect(),
         |(p, bound): (usize, &mut [f32])| {
+            let scanner = Scanner::new(points, &targets);
             let mut out = Nearest::default();
             for (t, bound) in bound.chunks_mut(TILE).enumerate() {
                 let tile = p * part / TILE + t;
-                sites.nearest(points.tile(tile), &mut out);
+                scanner.roughly(points.tile(tile), &mut out);
                 for (lane, b) in bound.iter_mut().enumerate() {
                     let i = tile * TILE + lane;
-                    let d2 = points.squared_distance(i, out.best[lane]) + points.error_bound(i, max_norm);
+                    let d2 =
+                        points.squared_distance(i, out.best[lane]) + points.scan_error(i, targets.max_norm);
                     *b = b.min(d2.max(0.0));
                 }
             }
@@ -184,7 +194,7 @@ fn exhaustive(
     while chosen.len() < k {
         let new = &chosen[done..];
         let part = points.part();
-        parallel(
+        points.team.run(
             d2.chunks_mut(part).enumerate().collect(),
             |(p, d2): (usize, &mut [f32])| {
                 for (r, d2) in d2.iter_mut().enumerate() {
@@ -223,18 +233,18 @@ struct Jury {
     /// Scores of the draws heard: (tiles, draws, [`TILE`]).
     scores: Vec<f32>,
     heard: usize,
-    d: usize,
+    tile_len: usize,
 }
 
 impl Jury {
     fn new(points: &Points<'_>, k: usize, first: usize) -> Self {
         let size = JURY.max(JURY_PER_CENTROID * k).min(points.n);
         let members: Vec<usize> = (0..size).map(|m| m * points.n / size).collect();
-        let d = points.d;
+        let tile_len = points.tile_len();
         let lanes = size.next_multiple_of(TILE);
-        let mut tiles = Aligned::zeros(lanes * d);
-        for (tile, members) in tiles.chunks_exact_mut(TILE * d).zip(members.chunks(TILE)) {
-            pack_tile(members.iter().map(|&i| points.row(i)), d, tile);
+        let mut tiles = Aligned::zeros(lanes / TILE * tile_len);
+        for (tile, members) in tiles.chunks_exact_mut(tile_len).zip(members.chunks(TILE)) {
+            points.pack(members.iter().map(|&i| points.row(i)), tile);
         }
         let lane = |of: &dyn Fn(usize) -> f32| {
             let mut values: Vec<f32> = members.iter().map(|&i| of(i)).collect();
@@ -248,7 +258,7 @@ impl Jury {
             d2: vec![f32::INFINITY; lanes],
             scores: Vec::new(),
             heard: 0,
-            d,
+            tile_len,
         };
         jury.hear(points, &[first]);
         jury.pick(0..1);
@@ -258,60 +268,46 @@ impl Jury {
     /// Scores `draws`; their places are their positions.
     fn hear(&mut self, points: &Points<'_>, draws: &[usize]) {
         let rows: Vec<f32> = draws.iter().flat_map(|&c| points.row(c)).copied().collect();
-        let sites = Sites::pack(&rows, self.d);
+        let targets = points.targets(&rows);
         self.heard = draws.len();
-        self.scores.resize(self.weights.len() * self.heard, 0.0);
+        let needed = self.weights.len() * self.heard;
+        if self.scores.len() < needed {
+            self.scores.resize(needed, 0.0);
+        }
         let tiles = self.weights.len() / TILE;
-        let part = tiles.div_ceil(points.n_threads);
-        let parts = self
-            .scores
-            .chunks_mut(part * self.heard * TILE)
-            .zip(self.tiles.chunks(part * self.d * TILE))
+        let part = tiles.div_ceil(points.team.size());
+        let (stride, tile_len) = (self.heard * TILE, self.tile_len);
+        let parts = self.scores[..needed]
+            .chunks_mut(part * stride)
+            .zip(self.tiles.chunks(part * tile_len))
             .collect();
-        parallel(parts, |(scores, tiles): (&mut [f32], &[f32])| {
-            let scores = scores.chunks_exact_mut(self.heard * TILE);
-            for (tile, scores) in tiles.chunks_exact(self.d * TILE).zip(scores) {
-                sites.scores(tile, scores);
+        points.team.run(parts, |(scores, tiles): (&mut [f32], &[f32])| {
+            let scanner = Scanner::new(points, &targets);
+            let scores = scores.chunks_exact_mut(stride);
+            for (tile, scores) in tiles.chunks_exact(tile_len).zip(scores) {
+                scanner.scores(tile, scores);
             }
         });
     }
 
-    /// Squared distances of tile `t` to its nearest centroid with the draw at `place`.
-    fn after(&self, t: usize, place: usize) -> [f32; TILE] {
-        let lanes = t * TILE..(t + 1) * TILE;
-        let at = (t * self.heard + place) * TILE;
-        let mut d2 = [0.0; TILE];
-        let scores = self.scores[at..at + TILE].iter().zip(&self.norms2[lanes.clone()]);
-        for ((d2, (score, norm2)), old) in d2.iter_mut().zip(scores).zip(&self.d2[lanes]) {
-            *d2 = (norm2 - 2.0 * score).max(0.0).min(*old);
-        }
-        d2
-    }
-
     /// The first of `places` after which the weighted error is smallest, as a position in `places`; it becomes a centroid.
     fn pick(&mut self, places: impl Iterator<Item = usize>) -> usize {
-        let tiles = self.weights.len() / TILE;
-        let error = |place: usize| -> f64 {
-            let of = |t: usize| -> f64 {
-                let weights = self.weights[t * TILE..].iter();
-                let weighted: f32 = self
-                    .after(t, place)
-                    .iter()
-                    .zip(weights)
-                    .map(|(d2, w)| w * d2)
-                    .sum();
-                f64::from(weighted)
-            };
-            (0..tiles).map(of).sum()
+        let stride = self.heard * TILE;
+        let error = |place: usize| {
+            let scores = &self.scores[place * TILE..];
+            judge(scores, stride, &self.norms2, &self.d2, &self.weights)
         };
         let errors = places.map(|place| (error(place), place)).enumerate();
         let best = errors.min_by(|a, b| a.1.0.total_cmp(&b.1.0));
         let Some((position, (_, place))) = best else {
             return 0;
         };
-        for t in 0..tiles {
-            let d2 = self.after(t, place);
-            self.d2[t * TILE..(t + 1) * TILE].copy_from_slice(&d2);
+        let norms2 = self.norms2.chunks_exact(TILE);
+        let scores = self.scores[place * TILE..].chunks(stride);
+        for ((d2, norms2), scores) in self.d2.chunks_exact_mut(TILE).zip(norms2).zip(scores) {
+            for ((d2, norm2), score) in d2.iter_mut().zip(norms2).zip(scores) {
+                *d2 = lowered(*norm2, *score, *d2);
+            }
         }
         position
     }

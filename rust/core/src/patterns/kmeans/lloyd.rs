@@ -2,7 +2,8 @@
 
 use super::centroids::{Centroids, NONE};
 use super::hamerly::Bounds;
-use super::points::{Points, parallel};
+use super::points::Points;
+use super::scanner::Scanner;
 use crate::kernels::nearest::{Nearest, TILE};
 
 /// How points find their nearest centroid. Every way gives the same labels, bit for bit.
@@ -32,12 +33,13 @@ impl Assignment {
 pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
     let part = points.part();
     let parts = labels.chunks_mut(part).enumerate().collect();
-    parallel(parts, |(p, labels): (usize, &mut [u32])| {
+    points.team.run(parts, |(p, labels): (usize, &mut [u32])| {
+        let scanner = Scanner::new(points, &centroids.targets);
         let mut out = Nearest::default();
         for (t, labels) in labels.chunks_mut(TILE).enumerate() {
-            centroids
-                .sites
-                .nearest(points.tile(p * part / TILE + t), &mut out);
+            let first = p * part + t * TILE;
+            let ids = first..first + labels.len();
+            scanner.nearest(points.tile(first / TILE), ids, &mut out);
             labels.copy_from_slice(&out.indices()[..labels.len()]);
         }
     });

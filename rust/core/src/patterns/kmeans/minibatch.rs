@@ -3,8 +3,9 @@
 use super::centroids::Centroids;
 use super::lloyd::{Ended, full_scan};
 use super::points::Points;
+use super::scanner::Scanner;
 use crate::kernels::Aligned;
-use crate::kernels::nearest::{Nearest, TILE, pack_tile};
+use crate::kernels::nearest::{Nearest, TILE};
 use crate::rng::{RngExt, stream};
 
 /// Stream of the seed that draws batches.
@@ -22,9 +23,8 @@ pub(super) fn iterate(
     seed: u64,
 ) -> Ended {
     let mut rng = stream(seed, STREAM);
-    let d = points.d;
     let mut mass = vec![0.0f64; centroids.k];
-    let mut tile = Aligned::zeros(TILE * d);
+    let mut tile = Aligned::zeros(points.tile_len());
     let mut out = Nearest::default();
     let mut recent = std::collections::VecDeque::with_capacity(10);
     let mut iterations = 0;
@@ -32,11 +32,13 @@ pub(super) fn iterate(
     let (mut picks, mut labels) = (vec![0usize; BATCH], vec![0u32; BATCH]);
     while iterations < max_iterations && !converged {
         picks.fill_with(|| rng.random_range(0..points.n));
+        let scanner = Scanner::new(points, &centroids.targets);
         for (picks, labels) in picks.chunks(TILE).zip(labels.chunks_mut(TILE)) {
-            pack_tile(picks.iter().map(|&i| points.row(i)), d, &mut tile);
-            centroids.sites.nearest(&tile, &mut out);
+            points.pack(picks.iter().map(|&i| points.row(i)), &mut tile);
+            scanner.nearest(&tile, picks.iter().copied(), &mut out);
             labels.copy_from_slice(&out.indices()[..labels.len()]);
         }
+        drop(scanner);
         let largest = step(points, centroids, &picks, &labels, &mut mass);
         iterations += 1;
         if recent.len() == 10 {
@@ -83,6 +85,6 @@ fn step(
             largest = largest.max(centroids.place(c, &mut target));
         }
     }
-    centroids.placed();
+    centroids.placed(points);
     largest
 }

@@ -6,15 +6,16 @@ mod init;
 mod lloyd;
 mod minibatch;
 mod points;
+mod scanner;
 #[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Result, check_dim, check_finite};
-use crate::kernels::squared_l2;
+use crate::kernels::{Team, squared_l2};
 use centroids::Centroids;
 use hamerly::Bounds;
 use lloyd::Assignment;
-use points::{Points, parallel};
+use points::{Points, Scans};
 
 /// What distance means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -183,7 +184,15 @@ pub struct Clustering {
 pub fn kmeans(x: &[f32], d: usize, params: &Params<'_>) -> Result<Clustering> {
     params.check(x, d)?;
     let spherical = params.metric == Metric::Cosine;
-    let points = Points::new(x, d, params.weights, spherical, params.n_threads);
+    let team = Team::new(params.n_threads);
+    let scans = Scans {
+        k: params.k,
+        start: match params.init {
+            Init::PlusPlus => &[],
+            Init::Given(rows) => rows,
+        },
+    };
+    let points = Points::new(x, d, params.weights, spherical, scans, &team);
     let start = match params.init {
         Init::PlusPlus => init::plus_plus(&points, params.k, init::greedy_trials(params.k), params.seed)
             .into_iter()
@@ -198,10 +207,9 @@ pub fn kmeans(x: &[f32], d: usize, params: &Params<'_>) -> Result<Clustering> {
     };
     let ended = match params.algorithm {
         Algorithm::Lloyd => run(&mut centroids, Assignment::Full),
-        Algorithm::Auto | Algorithm::Hamerly => run(
-            &mut centroids,
-            Assignment::Bounded(Bounds::new(points.n, points.n_threads)),
-        ),
+        Algorithm::Auto | Algorithm::Hamerly => {
+            run(&mut centroids, Assignment::Bounded(Bounds::new(&points)))
+        }
         Algorithm::Minibatch => minibatch::iterate(
             &points,
             &mut centroids,
@@ -231,7 +239,8 @@ pub fn kmeans_plus_plus(
 ) -> Result<Vec<usize>> {
     let n = check_rows(x, d, weights)?;
     check_k(k, n)?;
-    let points = Points::new(x, d, weights, false, 1);
+    let team = Team::new(1);
+    let points = Points::new(x, d, weights, false, Scans { k, start: &[] }, &team);
     Ok(init::plus_plus(&points, k, 1, seed))
 }
 
@@ -239,7 +248,7 @@ pub fn kmeans_plus_plus(
 fn inertia(points: &Points<'_>, centroids: &Centroids, labels: &[u32]) -> f64 {
     let mut d2 = vec![0.0f32; points.n];
     let part = points.part();
-    parallel(
+    points.team.run(
         d2.chunks_mut(part).enumerate().collect(),
         |(p, d2): (usize, &mut [f32])| {
             for (r, d2) in d2.iter_mut().enumerate() {

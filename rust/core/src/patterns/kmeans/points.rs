@@ -1,12 +1,21 @@
 //! The points as the algorithms read them: row-major for updates, packed in tiles for scans.
 
-use crate::kernels::nearest::TILE;
-use crate::kernels::real::{Mat, transpose};
-use crate::kernels::{Aligned, dot, normalize};
+use crate::kernels::coarse::{self, Coarse};
+use crate::kernels::nearest::{Sites, TILE, pack_tile};
+use crate::kernels::{Aligned, Team, dot, normalize};
 use std::borrow::Cow;
 
 /// Unit roundoff of `f32`.
 pub(super) const ROUNDOFF: f32 = f32::EPSILON / 2.0;
+
+/// What the points will be compared with.
+#[derive(Clone, Copy)]
+pub(super) struct Scans<'s> {
+    /// How many rows.
+    pub(super) k: usize,
+    /// Rows known already.
+    pub(super) start: &'s [f32],
+}
 
 /// Rows, weights and derived values; nothing here changes while the clustering runs.
 pub(super) struct Points<'a> {
@@ -21,7 +30,26 @@ pub(super) struct Points<'a> {
     pub(super) norms2: Vec<f32>,
     /// What was subtracted from every row.
     shift: Option<Vec<f32>>,
-    pub(super) n_threads: usize,
+    pub(super) team: &'a Team,
+    /// Tiles are packed for coarse scores.
+    coarse: bool,
+}
+
+/// Centroids from which coarse scores are worth their packing.
+const WORTH_CENTROIDS: usize = 8;
+/// Dimensions from which they are.
+const WORTH_DIMENSIONS: usize = 32;
+/// Parts for each thread when the work is cut: one that comes late leaves the rest to the others.
+const SHARES: usize = 4;
+
+/// What points are compared with.
+#[derive(Clone, Debug)]
+pub(super) struct Targets {
+    pub(super) sites: Sites,
+    /// The same, where points have coarse scores.
+    pub(super) coarse: Option<Coarse>,
+    /// Upper bound of their norms.
+    pub(super) max_norm: f32,
 }
 
 impl<'a> Points<'a> {
@@ -32,9 +60,14 @@ impl<'a> Points<'a> {
         d: usize,
         weights: Option<&'a [f32]>,
         spherical: bool,
-        n_threads: usize,
+        scans: Scans<'_>,
+        team: &'a Team,
     ) -> Self {
         let n = rows.len() / d;
+        let mut coarse = scans.k >= WORTH_CENTROIDS
+            && d >= WORTH_DIMENSIONS
+            && coarse::available()
+            && coarse::tame(&scans.start.chunks_exact(d).map(|r| dot(r, r)).collect::<Vec<_>>());
         let mut rows = Cow::Borrowed(rows);
         let mut shift = None;
         if spherical {
@@ -48,25 +81,11 @@ impl<'a> Points<'a> {
             shift = Some(mean);
         }
         let mut norms2 = vec![0.0f32; n];
-        let mut tiles = Aligned::zeros(n.div_ceil(TILE) * TILE * d);
-        let part = tiles_per_part(n, n_threads) * TILE;
-        let parts = tiles
-            .chunks_mut(part * d)
-            .zip(rows.chunks(part * d))
-            .zip(norms2.chunks_mut(part))
-            .collect();
-        parallel(
-            parts,
-            |((tiles, rows), norms2): ((&mut [f32], &[f32]), &mut [f32])| {
-                let blocks = rows.chunks(TILE * d).zip(norms2.chunks_mut(TILE));
-                for (tile, (rows, norms2)) in tiles.chunks_exact_mut(TILE * d).zip(blocks) {
-                    transpose(rows.len() / d, d, Mat::new(rows, d), tile, TILE);
-                    for (norm2, row) in norms2.iter_mut().zip(rows.chunks_exact(d)) {
-                        *norm2 = dot(row, row);
-                    }
-                }
-            },
-        );
+        let mut tiles = tiles_of(&rows, d, coarse, &mut norms2, team);
+        if coarse && !coarse::tame(&norms2) {
+            coarse = false;
+            tiles = tiles_of(&rows, d, coarse, &mut norms2, team);
+        }
         Self {
             rows,
             n,
@@ -76,7 +95,8 @@ impl<'a> Points<'a> {
             norms: norms2.iter().map(|s| s.sqrt()).collect(),
             norms2,
             shift,
-            n_threads,
+            team,
+            coarse,
         }
     }
 
@@ -114,12 +134,37 @@ impl<'a> Points<'a> {
 
     /// Tile `t`: points `t * TILE ..`, zero beyond the last.
     pub(super) fn tile(&self, t: usize) -> &[f32] {
-        &self.tiles[t * TILE * self.d..(t + 1) * TILE * self.d]
+        let len = self.tile_len();
+        &self.tiles[t * len..(t + 1) * len]
+    }
+
+    /// Floats of a tile.
+    pub(super) fn tile_len(&self) -> usize {
+        tile_len(self.d, self.coarse)
+    }
+
+    /// Packs at most [`TILE`] rows; lanes without a row become zero.
+    pub(super) fn pack<'r>(&self, rows: impl ExactSizeIterator<Item = &'r [f32]> + Clone, tile: &mut [f32]) {
+        pack(rows, self.d, self.coarse, tile);
+    }
+
+    /// `rows` (k, d) to compare points with.
+    pub(super) fn targets(&self, rows: &[f32]) -> Targets {
+        let sites = Sites::pack(rows, self.d);
+        Targets {
+            coarse: if self.coarse {
+                Coarse::pack(rows, &sites)
+            } else {
+                None
+            },
+            max_norm: sites.max_norm(),
+            sites,
+        }
     }
 
     /// Points per part when the work is cut for the threads: whole tiles.
     pub(super) fn part(&self) -> usize {
-        tiles_per_part(self.n, self.n_threads) * TILE
+        tiles_per_part(self.n, self.team.size()) * TILE
     }
 
     /// ‖x − c‖² from the score of centroid c; rounding can make it negative.
@@ -134,10 +179,63 @@ impl<'a> Points<'a> {
         let s = self.norms[i] + max_norm;
         (1.5 * self.d as f32 + 8.0) * ROUNDOFF * s * s
     }
+
+    /// The same for scores that may be coarse.
+    pub(super) fn scan_error(&self, i: usize, max_norm: f32) -> f32 {
+        let exact = self.error_bound(i, max_norm);
+        if self.coarse {
+            exact + 2.0 * coarse::error(self.d, self.norms[i], max_norm)
+        } else {
+            exact
+        }
+    }
+}
+
+/// All rows in tiles, and their squared norms.
+fn tiles_of(rows: &[f32], d: usize, coarse: bool, norms2: &mut [f32], team: &Team) -> Aligned {
+    let len = tile_len(d, coarse);
+    let mut tiles = Aligned::zeros(norms2.len().div_ceil(TILE) * len);
+    let part = tiles_per_part(norms2.len(), team.size());
+    let parts = tiles
+        .chunks_mut(part * len)
+        .zip(rows.chunks(part * TILE * d))
+        .zip(norms2.chunks_mut(part * TILE))
+        .collect();
+    team.run(
+        parts,
+        |((tiles, rows), norms2): ((&mut [f32], &[f32]), &mut [f32])| {
+            let blocks = rows.chunks(TILE * d).zip(norms2.chunks_mut(TILE));
+            for (tile, (rows, norms2)) in tiles.chunks_exact_mut(len).zip(blocks) {
+                pack(rows.chunks_exact(d), d, coarse, tile);
+                for (norm2, row) in norms2.iter_mut().zip(rows.chunks_exact(d)) {
+                    *norm2 = dot(row, row);
+                }
+            }
+        },
+    );
+    tiles
 }
 
 fn tiles_per_part(n: usize, n_threads: usize) -> usize {
-    n.div_ceil(TILE).div_ceil(n_threads).max(1)
+    let parts = if n_threads > 1 { n_threads * SHARES } else { 1 };
+    n.div_ceil(TILE).div_ceil(parts).max(1)
+}
+
+fn tile_len(d: usize, coarse: bool) -> usize {
+    if coarse { coarse::tile_len(d) } else { TILE * d }
+}
+
+fn pack<'r>(
+    rows: impl ExactSizeIterator<Item = &'r [f32]> + Clone,
+    d: usize,
+    coarse: bool,
+    tile: &mut [f32],
+) {
+    if coarse {
+        coarse::pack_points(rows, d, tile);
+    } else {
+        pack_tile(rows, d, tile);
+    }
 }
 
 /// Mean of up to 1024 evenly spaced rows, if its square exceeds three times their spread.
@@ -157,30 +255,4 @@ fn far_mean(rows: &[f32], d: usize) -> Option<Vec<f32>> {
     let square: f64 = mean.iter().map(|m| m * m).sum();
     let spread = (total / count - square).max(0.0);
     (square > 3.0 * spread).then(|| mean.iter().map(|m| *m as f32).collect())
-}
-
-/// Runs `f` on every part, the first on this thread, each other one on its own. A thread that cannot be started runs here.
-pub(super) fn parallel<P: Send>(parts: Vec<P>, f: impl Fn(P) + Sync) {
-    let mut parts = parts.into_iter();
-    let Some(first) = parts.next() else { return };
-    let f = &f;
-    std::thread::scope(|scope| {
-        for part in parts {
-            let slot = std::sync::Arc::new(std::sync::Mutex::new(Some(part)));
-            let theirs = slot.clone();
-            let run = move |slot: &std::sync::Mutex<Option<P>>| {
-                let part = slot.lock().ok().and_then(|mut s| s.take());
-                if let Some(part) = part {
-                    f(part);
-                }
-            };
-            if std::thread::Builder::new()
-                .spawn_scoped(scope, move || run(&theirs))
-                .is_err()
-            {
-                run(&slot);
-            }
-        }
-        f(first);
-    });
 }

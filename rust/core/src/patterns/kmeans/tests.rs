@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernels::nearest::{Nearest, Sites, TILE, pack_tile};
 use crate::rng::{normal, stream};
 use proptest::prelude::*;
 
@@ -112,6 +113,74 @@ fn hamerly_equals_lloyd_bit_for_bit_for_any_number_of_threads() {
             }
         }
     }
+}
+
+/// Labels of `x` by exact scores.
+fn exact_labels(x: &[f32], d: usize, centroids: &[f32]) -> Vec<u32> {
+    let sites = Sites::pack(centroids, d);
+    let (mut tile, mut out) = (vec![0.0; TILE * d], Nearest::default());
+    let mut labels = Vec::new();
+    for rows in x.chunks(TILE * d) {
+        pack_tile(rows.chunks_exact(d), d, &mut tile);
+        sites.nearest(&tile, &mut out);
+        labels.extend_from_slice(&out.indices()[..rows.len() / d]);
+    }
+    labels
+}
+
+#[test]
+fn labels_are_those_of_exact_scores_even_where_centroids_almost_tie() {
+    let (n, d, k) = (1111, 70, 24);
+    let x = blobs(n, d, k / 2, 0.3, 12);
+    // Every second centroid differs from its neighbour by the last bits alone.
+    let mut start: Vec<f32> = x[..k / 2 * d].iter().flat_map(|v| [*v, *v]).collect();
+    for (c, row) in start.chunks_exact_mut(d).enumerate() {
+        let from = &x[c / 2 * d..][..d];
+        row.iter_mut()
+            .zip(from)
+            .enumerate()
+            .for_each(|(j, (r, v))| *r = v + (c % 2 * (j % 3)) as f32 * f32::EPSILON);
+    }
+    for algorithm in [Algorithm::Lloyd, Algorithm::Hamerly, Algorithm::Minibatch] {
+        for max_iterations in [1, 3, 20] {
+            let params = Params {
+                init: Init::Given(&start),
+                algorithm,
+                max_iterations,
+                tol: 0.0,
+                ..Params::new(k)
+            };
+            let got = kmeans(&x, d, &params).unwrap();
+            assert_eq!(
+                got.labels,
+                exact_labels(&x, d, &got.centroids),
+                "{algorithm:?} {max_iterations}"
+            );
+        }
+    }
+}
+
+#[test]
+fn numbers_too_large_for_coarse_scores_give_the_same_clusters() {
+    let (n, d, k) = (700, 40, 9);
+    let (x, large) = (blobs(n, d, k, 0.9, 2), (1u64 << 57) as f32);
+    let scaled = |x: &[f32]| -> Vec<f32> { x.iter().map(|v| v * large).collect() };
+    let run = |x: &[f32], start: &[f32]| {
+        let params = Params {
+            init: Init::Given(start),
+            tol: 0.0,
+            ..Params::new(k)
+        };
+        kmeans(x, d, &params).unwrap()
+    };
+    let (small, big) = (run(&x, &x[..k * d]), run(&scaled(&x), &scaled(&x[..k * d])));
+    assert_eq!(small.labels, big.labels);
+    assert_eq!(scaled(&small.centroids), big.centroids);
+    // Only the start is large: every point goes to the one that is not.
+    let mut start = x[..k * d].to_vec();
+    start[d..].iter_mut().for_each(|v| *v *= large);
+    let got = run(&x, &start);
+    assert_eq!(got.labels, exact_labels(&x, d, &got.centroids));
 }
 
 #[test]
