@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import sona.control as control
-from sona import CapacityError, ConfigError, CorruptStateError, NotFiniteError
+from sona import CapacityError, ConfigError, CorruptStateError, NotFiniteError, SonaEngine
 from sona.continual import BoundaryDetector, EwcConfig, PriorityReplayBuffer
-from sona.dreams import DreamEngine
+from sona.dreams import DreamConfig, DreamEngine, MemoryConsolidator, random_walk_with_restart
 from sona.loops import BackgroundLoopConfig, DeepLoopConfig, InstantLoopConfig
 from sona.lora import SGD, Adagrad, AdamW
-from sona.patterns import CaseMemory, ItemGate, LearnedPattern, PatternConfig
-from sona.routing import FastGRNN
+from sona.patterns import CaseMemory, ItemGate, LearnedPattern, PatternConfig, ReasoningBank, kmeans
+from sona.plasticity import BTSPLayer, BTSPMemory, EpropLayer
+from sona.routing import FastGRNN, KnnRouter, LinUCB, TinyDancerRouter
 from sona.trajectory import LearningSignal, QueryTrajectory, TrajectoryBuilder
 
 NAN, INF, BILLION = float("nan"), float("inf"), 10**9
@@ -129,3 +130,57 @@ def test_every_flipped_bit_of_an_optimiser_is_seen(optimiser):
         damaged[i // 8] ^= 1 << (i % 8)
         with pytest.raises(CorruptStateError):
             type(optimiser).from_bytes(bytes(damaged))
+
+
+NEGATIVE = [
+    lambda: control.MinCut(-1),
+    lambda: control.Ewma(warmup=-1),
+    lambda: control.RobustZ(-1),
+    lambda: control.RobustZ(min_count=-1),
+    lambda: control.PageHinkley(min_instances=-1),
+    *(lambda k=k: control.AnomalyDetector(**{k: -1}) for k in ("window", "agree", "within", "cooldown")),
+    lambda: DreamEngine(seed=-1),
+    lambda: DreamConfig(path_length=-1),
+    lambda: DreamConfig(probation=-1),
+    lambda: MemoryConsolidator(max_bytes=-1),
+    lambda: MemoryConsolidator(coverage=-1),
+    *(lambda a=a: BTSPLayer(*a) for a in ((-1,), (1, -1))),
+    *(lambda a=a: BTSPMemory(*a) for a in ((-1, 1), (1, -1))),
+    *(lambda a=a: EpropLayer(*a) for a in ((-1, 1, 1), (1, -1, 1), (1, 1, -1))),
+    *(lambda k=k: TinyDancerRouter({"a": 1.0}, **{"dim": 2, k: -1}) for k in ("dim", "k", "seed")),
+    *(lambda k=k: KnnRouter(["a"], **{"dim": 2, k: -1}) for k in ("dim", "k")),
+    *(lambda k=k: FastGRNN(**{"n_in": 2, "n_hidden": 2, k: -1}) for k in ("n_in", "n_hidden", "rank_w", "rank_u", "seed")),
+    *(lambda a=a: LinUCB(*a) for a in ((-1, 2), (2, -1))),
+    lambda: PatternConfig(seed=-1),
+    lambda: kmeans([[1.0]], 1, seed=-1),
+]
+
+
+@pytest.mark.parametrize("call", NEGATIVE)
+def test_a_negative_setting_is_no_overflow(call):
+    with pytest.raises(ConfigError):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: control.MinCut(3).set_edge(-1, 0, 1.0),
+        lambda: control.MinCut(3).weight(0, -1),
+        lambda: LinUCB(2, 2).update(-1, [1.0, 0.0], 1.0),
+        lambda: random_walk_with_restart([[0.0, 1.0], [1.0, 0.0]], -1),
+        lambda: DreamEngine().tick(-1),
+        lambda: DreamEngine().generate_dreams(-1),
+        lambda: ReasoningBank(PatternConfig()).prune(0.5, -1),
+        lambda: SonaEngine().rollback(-1),
+    ],
+)
+def test_a_negative_argument_is_a_value_error(call):
+    with pytest.raises(ValueError, match="-1"):
+        call()
+
+
+def test_what_is_not_there_is_not_found():
+    assert ReasoningBank(PatternConfig()).get_pattern(-1) is None
+    with pytest.raises(TypeError, match="fingerprint"):
+        SonaEngine(embedder=len)

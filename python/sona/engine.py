@@ -373,6 +373,8 @@ class SonaEngine(_core.Engine):
 
 
 def _checked(config: SonaConfig | None, embedder: Embedder | None) -> SonaConfig:
+    if embedder is not None and not all(hasattr(embedder, name) for name in ("dim", "fingerprint", "embed")):
+        raise TypeError(f"embedder: expected dim, fingerprint and embed (sona.embed.Embedder), got {type(embedder).__name__}")
     if config is None:
         config = SonaConfig() if embedder is None else SonaConfig(hidden_dim=embedder.dim)
     if not isinstance(config, SonaConfig):

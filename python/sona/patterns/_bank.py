@@ -306,7 +306,7 @@ class ReasoningBank:
 
     def get_pattern(self, id: int) -> LearnedPattern | None:
         """Return the pattern with this id, if there is one."""
-        fields = self._bank.get(id)
+        fields = self._bank.get(id) if id >= 0 else None
         return None if fields is None else LearnedPattern._of(fields)
 
     @property

@@ -54,6 +54,18 @@ pub(crate) fn asarray<'py>(
     }
 }
 
+/// A setting that counts something: 0 or above, as a `ConfigError` and not an overflow.
+pub(crate) fn whole<T: TryFrom<i128>>(name: &'static str, value: i128) -> PyResult<T> {
+    T::try_from(value)
+        .map_err(|_| crate::errors::to_py(Error::config(name, "a whole number of at least 0", value)))
+}
+
+/// An argument that counts or numbers something: 0 or above, as a `ValueError` and not an overflow.
+pub(crate) fn place<T: TryFrom<i128>>(name: &'static str, value: i128) -> PyResult<T> {
+    T::try_from(value)
+        .map_err(|_| crate::errors::to_py(Error::value(name, "a whole number of at least 0", value)))
+}
+
 fn aligned(a: &Bound<'_, PyArrayDyn<f32>>) -> bool {
     a.data().is_aligned()
 }

@@ -1,6 +1,6 @@
 //! The detectors.
 
-use crate::arrays::metrics_dict;
+use crate::arrays::{metrics_dict, whole};
 use crate::errors::IntoPy;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -103,7 +103,8 @@ detector!(
     PyEwma, "Ewma", Ewma, {
     #[new]
     #[pyo3(signature = (alpha=0.02, *, threshold=6.0, warmup=30, initial_variance=1e-9))]
-    fn new(alpha: f64, threshold: f64, warmup: u64, initial_variance: f64) -> PyResult<Self> {
+    fn new(alpha: f64, threshold: f64, warmup: i128, initial_variance: f64) -> PyResult<Self> {
+        let warmup: u64 = whole("warmup", warmup)?;
         Ok(Self {
             inner: Mutex::new(Ewma::new(alpha, threshold, warmup, initial_variance).py()?),
         })
@@ -158,7 +159,9 @@ detector!(
     PyRobustZ, "RobustZ", RobustZ, {
     #[new]
     #[pyo3(signature = (window=100, *, threshold=6.0, min_count=30))]
-    fn new(window: usize, threshold: f64, min_count: usize) -> PyResult<Self> {
+    fn new(window: i128, threshold: f64, min_count: i128) -> PyResult<Self> {
+        let window: usize = whole("window", window)?;
+        let min_count: usize = whole("min_count", min_count)?;
         Ok(Self {
             inner: Mutex::new(RobustZ::new(window, threshold, min_count).py()?),
         })
@@ -251,7 +254,8 @@ detector!(
     PyPageHinkley, "PageHinkley", PageHinkley, {
     #[new]
     #[pyo3(signature = (*, delta=0.005, threshold=50.0, alpha=0.9999, min_instances=30, mode="both"))]
-    fn new(delta: f64, threshold: f64, alpha: f64, min_instances: u64, mode: &str) -> PyResult<Self> {
+    fn new(delta: f64, threshold: f64, alpha: f64, min_instances: i128, mode: &str) -> PyResult<Self> {
+        let min_instances: u64 = whole("min_instances", min_instances)?;
         Ok(Self {
             inner: Mutex::new(PageHinkley::new(delta, threshold, alpha, min_instances, Direction::parse(mode).py()?).py()?),
         })
@@ -346,7 +350,11 @@ detector!(
     PyAnomalyDetector, "AnomalyDetector", AnomalyDetector, {
     #[new]
     #[pyo3(signature = (*, window=100, agree=2, within=5, cooldown=0))]
-    fn new(window: usize, agree: usize, within: u64, cooldown: u64) -> PyResult<Self> {
+    fn new(window: i128, agree: i128, within: i128, cooldown: i128) -> PyResult<Self> {
+        let window: usize = whole("window", window)?;
+        let agree: usize = whole("agree", agree)?;
+        let within: u64 = whole("within", within)?;
+        let cooldown: u64 = whole("cooldown", cooldown)?;
         Ok(Self {
             inner: Mutex::new(AnomalyDetector::new(Agreement { window, agree, within, cooldown }).py()?),
         })

@@ -1,6 +1,6 @@
 //! `MinCut`.
 
-use crate::arrays::{detached, metrics_dict};
+use crate::arrays::{detached, metrics_dict, place, whole};
 use crate::errors::IntoPy;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -46,7 +46,8 @@ pub(crate) struct PyMinCut {
 #[pymethods]
 impl PyMinCut {
     #[new]
-    fn new(n: usize) -> PyResult<Self> {
+    fn new(n: i128) -> PyResult<Self> {
+        let n: usize = whole("n", n)?;
         Ok(Self {
             inner: Mutex::new(MinCut::new(n).py()?),
         })
@@ -72,12 +73,16 @@ impl PyMinCut {
     ///     If the weight is NaN or infinite.
     /// ValueError
     ///     If it is negative, the ends are the same, or a node does not exist.
-    fn set_edge(&self, py: Python<'_>, u: usize, v: usize, weight: f64) -> PyResult<f64> {
+    fn set_edge(&self, py: Python<'_>, u: i128, v: i128, weight: f64) -> PyResult<f64> {
+        let u: usize = place("u", u)?;
+        let v: usize = place("v", v)?;
         detached(py, || self.inner.lock().set_edge(u, v, weight))
     }
 
     /// Weight of an edge; 0 if there is none.
-    fn weight(&self, u: usize, v: usize) -> PyResult<f64> {
+    fn weight(&self, u: i128, v: i128) -> PyResult<f64> {
+        let u: usize = place("u", u)?;
+        let v: usize = place("v", v)?;
         self.inner.lock().weight(u, v).py()
     }
 

@@ -1,7 +1,7 @@
 //! Binding of `sona_core::dreams::Consolidator`.
 
 use super::extract_node;
-use crate::arrays::detached;
+use crate::arrays::{detached, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -53,9 +53,11 @@ impl PyConsolidator {
     fn new(
         merge_similarity: f64,
         half_life_s: f64,
-        max_bytes: Option<usize>,
-        coverage: Option<usize>,
+        max_bytes: Option<i128>,
+        coverage: Option<i128>,
     ) -> PyResult<Self> {
+        let max_bytes: Option<usize> = max_bytes.map(|v| whole("max_bytes", v)).transpose()?;
+        let coverage: Option<usize> = coverage.map(|v| whole("coverage", v)).transpose()?;
         let inner = Consolidator {
             merge_similarity,
             half_life_s,

@@ -2,7 +2,7 @@
 
 use super::consolidate::PyConsolidator;
 use super::extract_node;
-use crate::arrays::{detached, matrix, metrics_dict};
+use crate::arrays::{detached, matrix, metrics_dict, place, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::PyArray1;
 use parking_lot::Mutex;
@@ -67,14 +67,14 @@ impl PyDreamEngine {
 fn config_of(ob: &Bound<'_, PyAny>) -> PyResult<DreamConfig> {
     let py = ob.py();
     Ok(DreamConfig {
-        path_length: ob.getattr(intern!(py, "path_length"))?.extract()?,
+        path_length: whole("path_length", ob.getattr(intern!(py, "path_length"))?.extract()?)?,
         creative_jump_prob: ob.getattr(intern!(py, "creative_jump_prob"))?.extract()?,
         restart_prob: ob.getattr(intern!(py, "restart_prob"))?.extract()?,
         novelty_weight: ob.getattr(intern!(py, "novelty_weight"))?.extract()?,
         coherence_weight: ob.getattr(intern!(py, "coherence_weight"))?.extract()?,
         utility_weight: ob.getattr(intern!(py, "utility_weight"))?.extract()?,
         jump_temperature: ob.getattr(intern!(py, "jump_temperature"))?.extract()?,
-        probation: ob.getattr(intern!(py, "probation"))?.extract()?,
+        probation: whole("probation", ob.getattr(intern!(py, "probation"))?.extract()?)?,
     })
 }
 
@@ -136,7 +136,8 @@ fn path_ids(dream: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
 impl PyDreamEngine {
     #[new]
     #[pyo3(signature = (config=None, *, seed=0), text_signature = "(config=None, *, seed=0)")]
-    fn new(config: Option<&Bound<'_, PyAny>>, seed: u64) -> PyResult<Self> {
+    fn new(config: Option<&Bound<'_, PyAny>>, seed: i128) -> PyResult<Self> {
+        let seed: u64 = whole("seed", seed)?;
         let config = config.map_or_else(|| Ok(DreamConfig::default()), config_of)?;
         Ok(Self::wrap(DreamEngine::new(config, seed).py()?))
     }
@@ -246,7 +247,8 @@ impl PyDreamEngine {
     /// ------
     /// CapacityError
     ///     More than a million at once.
-    fn generate_dreams<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    fn generate_dreams<'py>(&self, py: Python<'py>, count: i128) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let count: usize = place("count", count)?;
         if count > MAX_DREAMS {
             return Err(to_py(Error::Capacity {
                 name: "count",
@@ -314,8 +316,9 @@ impl PyDreamEngine {
     /// int
     ///     Edges that vanished.
     #[pyo3(signature = (n=1))]
-    fn tick(&self, n: u64) -> usize {
-        self.inner.lock().tick(n)
+    fn tick(&self, n: i128) -> PyResult<usize> {
+        let n: u64 = place("n", n)?;
+        Ok(self.inner.lock().tick(n))
     }
 
     /// Merge, strengthen and drop memories in place, as :meth:`MemoryConsolidator.consolidate` does.
@@ -468,9 +471,10 @@ impl PyDreamEngine {
 fn random_walk_with_restart<'py>(
     py: Python<'py>,
     W: &Bound<'py, PyAny>,
-    start: usize,
+    start: i128,
     restart: f64,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let start: usize = place("start", start)?;
     let (w, n, m) = matrix("W", W, None)?;
     let r = detached(py, || dreams::random_walk_with_restart(&w, n, m, start, restart))?;
     Ok(PyArray1::from_vec(py, r))

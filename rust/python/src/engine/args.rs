@@ -2,7 +2,7 @@
 
 use super::decision::PyDecision;
 use super::ids::Ids;
-use crate::arrays::{matrix, vector};
+use crate::arrays::{matrix, place, vector};
 use crate::errors::{IntoPy, to_py};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -109,7 +109,7 @@ pub(super) fn steps(steps: &[Step<'_>], dim: usize) -> PyResult<Vec<TrajectorySt
 /// A number, or a string such as "v12".
 pub(super) fn version(x: &Bound<'_, PyAny>) -> PyResult<u64> {
     let Ok(s) = x.cast::<PyString>() else {
-        return x.extract();
+        return place("version", x.extract()?);
     };
     let text = s.to_str()?;
     text.strip_prefix('v').unwrap_or(text).parse().map_err(|_| {

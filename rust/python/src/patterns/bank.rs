@@ -1,6 +1,6 @@
 //! Binding of `sona_core::patterns::bank`.
 
-use crate::arrays::{detached, metrics_dict, vector};
+use crate::arrays::{detached, metrics_dict, place, vector, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::PyArray1;
 use parking_lot::Mutex;
@@ -164,8 +164,9 @@ impl PyBank {
         quality_threshold: f64,
         merge_similarity: f64,
         max_trajectories: i64,
-        seed: u64,
+        seed: i128,
     ) -> PyResult<Self> {
+        let seed: u64 = whole("seed", seed)?;
         let config = BankConfig {
             k_clusters: field(k_clusters),
             embedding_dim: field(embedding_dim),
@@ -347,7 +348,8 @@ impl PyBank {
     }
 
     /// Drops bad, unused patterns; returns how many.
-    fn prune(&self, py: Python<'_>, min_quality: f64, min_accesses: u64) -> PyResult<usize> {
+    fn prune(&self, py: Python<'_>, min_quality: f64, min_accesses: i128) -> PyResult<usize> {
+        let min_accesses: u64 = place("min_accesses", min_accesses)?;
         check_number("min_quality", min_quality).py()?;
         self.with(py, |b| Ok(b.prune(min_quality, min_accesses)))
     }

@@ -1,6 +1,6 @@
 //! Binding of `sona_core::patterns::kmeans`.
 
-use crate::arrays::{detached, matrix, to_matrix, vector};
+use crate::arrays::{detached, matrix, to_matrix, vector, whole};
 use crate::errors::to_py;
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -41,9 +41,10 @@ fn kmeans<'py>(
     tol: f64,
     metric: &str,
     algorithm: &str,
-    seed: u64,
+    seed: i128,
     n_threads: i64,
 ) -> PyResult<Clustering<'py>> {
+    let seed: u64 = whole("seed", seed)?;
     let (rows, _, d) = matrix("X", x, None)?;
     let weights = weights_of(weights)?;
     let start = match init.extract::<String>() {
@@ -114,8 +115,9 @@ fn kmeans_plus_plus<'py>(
     x: &Bound<'py, PyAny>,
     k: i64,
     weights: Option<&Bound<'py, PyAny>>,
-    seed: u64,
+    seed: i128,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let seed: u64 = whole("seed", seed)?;
     let (rows, _, d) = matrix("X", x, None)?;
     let weights = weights_of(weights)?;
     let k = count("k", k)?;

@@ -1,6 +1,6 @@
 //! Binding of one-shot learning.
 
-use crate::arrays::{detached, metrics_dict, to_matrix, vector};
+use crate::arrays::{detached, metrics_dict, to_matrix, vector, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
@@ -52,7 +52,10 @@ struct PyBtspLayer {
 impl PyBtspLayer {
     #[new]
     #[pyo3(signature = (n_in, n_out=1, *, window_ms=2000.0, seed=0))]
-    fn new(n_in: usize, n_out: usize, window_ms: f64, seed: u64) -> PyResult<Self> {
+    fn new(n_in: i128, n_out: i128, window_ms: f64, seed: i128) -> PyResult<Self> {
+        let n_in: usize = whole("n_in", n_in)?;
+        let n_out: usize = whole("n_out", n_out)?;
+        let seed: u64 = whole("seed", seed)?;
         Ok(Self {
             inner: Mutex::new(BtspLayer::new(n_in, n_out, window_ms, seed).py()?),
         })
@@ -251,12 +254,15 @@ impl PyBtspMemory {
     #[new]
     #[pyo3(signature = (n_in, n_cells, *, plateau_prob=0.01, threshold=None, seed=0))]
     fn new(
-        n_in: usize,
-        n_cells: usize,
+        n_in: i128,
+        n_cells: i128,
         plateau_prob: f64,
         threshold: Option<f64>,
-        seed: u64,
+        seed: i128,
     ) -> PyResult<Self> {
+        let n_in: usize = whole("n_in", n_in)?;
+        let n_cells: usize = whole("n_cells", n_cells)?;
+        let seed: u64 = whole("seed", seed)?;
         Ok(Self {
             inner: Mutex::new(BtspMemory::new(n_in, n_cells, plateau_prob, threshold, seed).py()?),
         })

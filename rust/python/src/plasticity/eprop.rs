@@ -1,6 +1,6 @@
 //! Binding of `sona_core::plasticity::Eprop`.
 
-use crate::arrays::{detached, matrix, metrics_dict, to_matrix, vector};
+use crate::arrays::{detached, matrix, metrics_dict, to_matrix, vector, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::{PyArray1, PyArray2};
 use parking_lot::Mutex;
@@ -87,9 +87,9 @@ impl PyEprop {
                         feedback="symmetric", adaptation=0.0, tau_adapt=200.0, seed=0))]
     #[allow(clippy::too_many_arguments, reason = "settings, by name")]
     fn new(
-        n_in: usize,
-        n_rec: usize,
-        n_out: usize,
+        n_in: i128,
+        n_rec: i128,
+        n_out: i128,
         tau_m: f64,
         tau_out: f64,
         v_th: f64,
@@ -98,8 +98,12 @@ impl PyEprop {
         feedback: &str,
         adaptation: f64,
         tau_adapt: f64,
-        seed: u64,
+        seed: i128,
     ) -> PyResult<Self> {
+        let n_in: usize = whole("n_in", n_in)?;
+        let n_rec: usize = whole("n_rec", n_rec)?;
+        let n_out: usize = whole("n_out", n_out)?;
+        let seed: u64 = whole("seed", seed)?;
         let feedback = match feedback {
             "symmetric" => Feedback::Symmetric,
             "random" => Feedback::Random,

@@ -1,6 +1,6 @@
 //! The FastGRNN cell.
 
-use crate::arrays::{asarray, detached, matrix, metrics_dict, to_matrix, vector};
+use crate::arrays::{asarray, detached, matrix, metrics_dict, to_matrix, vector, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
@@ -52,14 +52,19 @@ impl PyCell {
     #[new]
     #[pyo3(signature = (n_in, n_hidden, *, rank_w, rank_u, zeta, nu, seed))]
     fn new(
-        n_in: usize,
-        n_hidden: usize,
-        rank_w: Option<usize>,
-        rank_u: Option<usize>,
+        n_in: i128,
+        n_hidden: i128,
+        rank_w: Option<i128>,
+        rank_u: Option<i128>,
         zeta: f64,
         nu: f64,
-        seed: u64,
+        seed: i128,
     ) -> PyResult<Self> {
+        let n_in: usize = whole("n_in", n_in)?;
+        let n_hidden: usize = whole("n_hidden", n_hidden)?;
+        let rank_w: Option<usize> = rank_w.map(|v| whole("rank_w", v)).transpose()?;
+        let rank_u: Option<usize> = rank_u.map(|v| whole("rank_u", v)).transpose()?;
+        let seed: u64 = whole("seed", seed)?;
         Ok(FastGrnn::new(n_in, n_hidden, rank_w, rank_u, (zeta, nu), seed)
             .py()?
             .into())

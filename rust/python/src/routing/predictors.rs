@@ -1,6 +1,6 @@
 //! kNN and LinUCB, isotonic regression, the risk threshold.
 
-use crate::arrays::{Rows, detached, metrics_dict, vector};
+use crate::arrays::{Rows, detached, metrics_dict, place, vector, whole};
 use crate::errors::{IntoPy, to_py};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use parking_lot::{Mutex, RwLock};
@@ -20,7 +20,10 @@ struct PyKnn {
 impl PyKnn {
     #[new]
     #[pyo3(signature = (models, dim, k, capacity))]
-    fn new(models: usize, dim: usize, k: usize, capacity: usize) -> PyResult<Self> {
+    fn new(models: usize, dim: i128, k: i128, capacity: i128) -> PyResult<Self> {
+        let dim: usize = whole("dim", dim)?;
+        let k: usize = whole("k", k)?;
+        let capacity: usize = whole("capacity", capacity)?;
         Ok(Self {
             table: RwLock::new(KnnRouter::new(models, dim, k, capacity).py()?),
         })
@@ -75,7 +78,10 @@ struct PyBandit {
 impl PyBandit {
     #[new]
     #[pyo3(signature = (n_arms, dim, alpha, l2, seed))]
-    fn new(n_arms: usize, dim: usize, alpha: f64, l2: f64, seed: u64) -> PyResult<Self> {
+    fn new(n_arms: i128, dim: i128, alpha: f64, l2: f64, seed: i128) -> PyResult<Self> {
+        let n_arms: usize = whole("n_arms", n_arms)?;
+        let dim: usize = whole("dim", dim)?;
+        let seed: u64 = whole("seed", seed)?;
         Ok(Self {
             bandit: Mutex::new(LinUcb::new(n_arms, dim, alpha, l2, seed).py()?),
         })
@@ -90,7 +96,8 @@ impl PyBandit {
     }
 
     /// One outcome.
-    fn update(&self, arm: usize, x: &Bound<'_, PyAny>, reward: f64) -> PyResult<()> {
+    fn update(&self, arm: i128, x: &Bound<'_, PyAny>, reward: f64) -> PyResult<()> {
+        let arm: usize = place("arm", arm)?;
         let x = vector("x", x, Some(self.bandit.lock().shape().1))?;
         self.bandit.lock().update(arm, &x, reward).py()
     }

@@ -1,7 +1,7 @@
 //! The router.
 
 use super::pacer::PyPacer;
-use crate::arrays::{Rows, asarray, detached, matrix, metrics_dict, vector};
+use crate::arrays::{Rows, asarray, detached, matrix, metrics_dict, vector, whole};
 use crate::errors::IntoPy;
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
@@ -55,8 +55,8 @@ impl PyRouter {
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
         prices: Vec<f64>,
-        dim: usize,
-        k: usize,
+        dim: i128,
+        k: i128,
         cost_weight: f64,
         alpha: f64,
         epsilon: f64,
@@ -68,11 +68,15 @@ impl PyRouter {
         breaker: (u32, f64),
         half_life: f64,
         judge_error: f64,
-        capacity: usize,
-        seed: u64,
+        capacity: i128,
+        seed: i128,
         budget: Option<&PyPacer>,
         tenant_budget: Option<&PyPacer>,
     ) -> PyResult<Self> {
+        let dim: usize = whole("dim", dim)?;
+        let k: usize = whole("k", k)?;
+        let capacity: usize = whole("capacity", capacity)?;
+        let seed: u64 = whole("seed", seed)?;
         let settings = Settings {
             dim,
             k,
