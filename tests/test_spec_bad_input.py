@@ -9,7 +9,7 @@ import sona.control as control
 from sona import CapacityError, ConfigError, CorruptStateError, NotFiniteError, SonaEngine
 from sona.continual import BoundaryDetector, EwcConfig, PriorityReplayBuffer
 from sona.dreams import DreamConfig, DreamEngine, MemoryConsolidator, random_walk_with_restart
-from sona.loops import BackgroundLoopConfig, DeepLoopConfig, InstantLoopConfig
+from sona.loops import BackgroundLoop, BackgroundLoopConfig, DeepLoop, DeepLoopConfig, InstantLoop, InstantLoopConfig
 from sona.lora import SGD, Adagrad, AdamW
 from sona.patterns import CaseMemory, ItemGate, LearnedPattern, PatternConfig, ReasoningBank, kmeans
 from sona.plasticity import BTSPLayer, BTSPMemory, EpropLayer
@@ -184,3 +184,15 @@ def test_what_is_not_there_is_not_found():
     assert ReasoningBank(PatternConfig()).get_pattern(-1) is None
     with pytest.raises(TypeError, match="fingerprint"):
         SonaEngine(embedder=len)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: InstantLoop(3), lambda: BackgroundLoop(BackgroundLoopConfig(), 3), lambda: DeepLoop(DeepLoopConfig())]
+)
+def test_a_flipped_bit_in_the_settings_of_a_loop_is_seen(make):
+    whole = make().to_bytes()
+    for i in range(200):
+        damaged = bytearray(whole)
+        damaged[i] ^= 1 << (i % 8)
+        with pytest.raises(CorruptStateError):
+            type(make()).from_bytes(bytes(damaged))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,13 +13,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sona._sealed import pack, unpack
 from sona.continual import EwcConfig, EwcPlusPlus, PriorityReplayBuffer
 from sona.exceptions import ConfigError, CorruptStateError, DimensionMismatch
 from sona.lora import BaseLoRA
 from sona.patterns import PatternConfig, ReasoningBank, Verdict
 from sona.trajectory import QueryTrajectory, TrajectoryBuffer
 
-__all__ = ["BackgroundLoop", "BackgroundLoopConfig", "BackgroundResult", "pack", "unpack"]
+__all__ = ["BackgroundLoop", "BackgroundLoopConfig", "BackgroundResult"]
 
 #: Pairs kept for replay.
 REPLAY = 10_000
@@ -32,23 +32,6 @@ PASSES = 2
 NEUTRAL = 0.5
 #: Trajectories taken in between two looks at the clock.
 STRIDE = 256
-
-
-def pack(parts: Iterable[bytes]) -> bytes:
-    """Join parts, each with its length before it."""
-    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
-
-
-def unpack(what: str, data: bytes, count: int) -> list[bytes]:
-    """Split what :func:`pack` joined; anything else raises ``CorruptStateError``."""
-    parts: list[bytes] = []
-    rest = memoryview(data)
-    while len(rest) >= 8 and (n := struct.unpack("<Q", rest[:8])[0]) <= len(rest) - 8:
-        parts.append(bytes(rest[8 : 8 + n]))
-        rest = rest[8 + n :]
-    if len(parts) != count or len(rest):
-        raise CorruptStateError(f"{what} state: expected {count} parts, got {len(parts)} and {len(rest)} bytes")
-    return parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

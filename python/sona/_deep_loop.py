@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from sona._background_loop import pack, unpack
+from sona._sealed import pack, unpack
 from sona.dreams import Dream, DreamEngine, MemoryConsolidator, PhiEvaluator
 from sona.exceptions import ConfigError, CorruptStateError
 

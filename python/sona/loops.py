@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 
-from sona._background_loop import BackgroundLoop, BackgroundLoopConfig, BackgroundResult, pack, unpack
+from sona._background_loop import BackgroundLoop, BackgroundLoopConfig, BackgroundResult
 from sona._coordinator import Circadian, LoopCoordinator
 from sona._deep_loop import DeepLoop, DeepLoopConfig, DeepResult
+from sona._sealed import pack, unpack
 from sona.dreams import EdgeWeights
 from sona.exceptions import ConfigError, CorruptStateError
 from sona.lora import MicroLoRA

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any, Self
 
 import numpy as np
 
+from sona._sealed import Told
 from sona.exceptions import ConfigError, NotFiniteError
 
 __all__ = ["CircadianController", "CircadianPhase"]
@@ -33,7 +36,7 @@ class CircadianPhase(StrEnum):
     """The third with the lowest load."""
 
 
-class CircadianController:
+class CircadianController(Told):
     """Learns when the load is high, and keeps background work to the times that suit it.
 
     The mean load of each twenty-fourth of the period is learned. Its first harmonic pulls a phase oscillator,
@@ -245,6 +248,39 @@ class CircadianController:
             "allowed": self._allowed,
             "saving": self.measured_saving(),
         }
+
+    def _tell(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "period_hours": self._period / 3600.0,
+                "duty": list(self._duty.values()),
+                "manual": self._manual,
+                "max_deferral_s": self._max_deferral,
+                "coherence": self._coherence,
+                "load": self._load.tolist(),
+                "count": self._count.tolist(),
+                "oscillator": self._oscillator,
+                "times": [self._first, self._latest],
+                "last_run": self._last_run,
+                "counts": [self._asked, self._allowed, self._backwards, self._missing],
+            }
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> Self:
+        self = cls(**{name: state[name] for name in ("period_hours", "duty", "manual", "max_deferral_s")})
+        self.coherence = state["coherence"]
+        load, count = np.array(state["load"], dtype=np.float64), np.array(state["count"], dtype=np.int64)
+        if not load.shape == count.shape == (_BINS,) or not (np.isfinite(load) & (load >= 0) & (count >= 0)).all():
+            raise ValueError(f"expected the load and count of {_BINS} bins")
+        self._load, self._count = load, count
+        self._oscillator = _time(state["oscillator"])
+        self._first, self._latest = (None if t is None else _time(t) for t in state["times"])
+        self._last_run = {work: float(state["last_run"][work]) for work in self._last_run}
+        self._asked, self._allowed, self._backwards, self._missing = map(operator.index, state["counts"])
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self).from_bytes, (self.to_bytes(),))
 
     def __repr__(self) -> str:
         return f"CircadianController(period_hours={self._period / 3600.0:g}, bins={int((self._count > 0).sum())}/{_BINS})"

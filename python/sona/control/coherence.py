@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from sona._core import MinCut, tension
+from sona._sealed import Told
 from sona.control.events import Event, EventBus, EventKind
 from sona.exceptions import ConfigError, NotFiniteError
 
@@ -51,7 +53,7 @@ class GatePacket:
         return AttentionGate(self.lambda_, self.lambda_ewma, partition_count=2 if self.boundary else 1)
 
 
-class CoherenceMonitor:
+class CoherenceMonitor(Told):
     """Watches the minimum cut of a graph and says when it is low.
 
     Parameters
@@ -159,6 +161,26 @@ class CoherenceMonitor:
             "active": int(self._active),
             "lambda_ewma": 0.0 if self._mean is None else self._mean,
         }
+
+    def _tell(self) -> dict[str, Any]:
+        """All but the bus; the graph is part of it."""
+        with self._lock:
+            return {
+                "graph": self._graph.to_bytes().hex(),
+                "settings": [self._weight, self._on, self._off],
+                "means": [self._mean, self._loss],
+                "active": self._active,
+                "counts": [self._observed, self._activations],
+            }
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> Self:
+        ewma, on, off = state["settings"]
+        self = cls(MinCut.from_bytes(bytes.fromhex(state["graph"])), ewma=ewma, on=on, off=off)
+        self._mean, self._loss = (None if v is None else float(v) for v in state["means"])
+        self._active = bool(state["active"])
+        self._observed, self._activations = map(operator.index, state["counts"])
+        return self
 
     def __repr__(self) -> str:
         return f"CoherenceMonitor({self._graph!r}, active={self._active})"

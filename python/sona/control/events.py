@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
+from sona._sealed import Told
 from sona.exceptions import ConfigError, NotFiniteError
 
 __all__ = ["Event", "EventBus", "EventKind"]
@@ -63,7 +64,7 @@ class _Subscriber:
     last: float | None = None
 
 
-class EventBus:
+class EventBus(Told):
     """Calls subscribers on the publisher's thread, each at most once per cooldown.
 
     An event that is published while another is being delivered, from a callback or from another thread, waits and is delivered
@@ -228,6 +229,17 @@ class EventBus:
                 "waiting": len(self._waiting),
                 "subscribers": len(self._subscribers),
             }
+
+    def _tell(self) -> dict[str, Any]:
+        """Capacity and counts; subscriptions are code and are made anew, waiting events belong to the delivery under way."""
+        with self._lock:
+            return {"capacity": self._capacity, "counts": [self._dropped, self._published, self._called, self._cooled]}
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> Self:
+        self = cls(state["capacity"])
+        self._dropped, self._published, self._called, self._cooled = map(operator.index, state["counts"])
+        return self
 
     def __repr__(self) -> str:
         return f"EventBus(capacity={self._capacity}, subscribers={len(self._subscribers)}, published={self._published})"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sona._sealed import Told
 from sona.exceptions import ConfigError, NotFiniteError, ShapeError
 
 __all__ = ["AdaptiveArchitecture", "ParetoFront", "crowding_distance", "hypervolume", "non_dominated_sort"]
@@ -162,7 +163,7 @@ class ParetoFront:
         return len(self.configs)
 
 
-class AdaptiveArchitecture:
+class AdaptiveArchitecture(Told):
     """NSGA-II over lists of values: the best trade-offs between, say, error, latency and bytes.
 
     Parameters
@@ -272,6 +273,28 @@ class AdaptiveArchitecture:
     def metrics(self) -> dict[str, int | float]:
         """Settings evaluated so far."""
         return {"evaluations": len(self._seen), "population": self._population}
+
+    def _tell(self) -> dict[str, Any]:
+        """The whole search; the values of the space have to be JSON."""
+        return {
+            "space": self._space,
+            "population": self._population,
+            "random": self._rng.bit_generator.state,
+            "seen": [[list(genes), list(values)] for genes, values in self._seen.items()],
+        }
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> Self:
+        self = cls(state["space"], population=state["population"])
+        self._rng.bit_generator.state = state["random"]
+        sizes = [len(values) for values in self._space.values()]
+        for genes, values in state["seen"]:
+            if len(genes) != len(sizes) or not all(0 <= operator.index(g) < n for g, n in zip(genes, sizes, strict=True)):
+                raise ValueError("a setting outside the space")
+            self._seen[tuple(genes)] = tuple(float(v) for v in values)
+        if self._seen:
+            _points(list(self._seen.values()))
+        return self
 
     def __repr__(self) -> str:
         size = int(np.prod([len(v) for v in self._space.values()], dtype=object))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sona._sealed import Told
 from sona.exceptions import NotFiniteError, ShapeError
 
 __all__ = ["ComputeGraph"]
@@ -33,7 +35,7 @@ class _Node:
     seen: tuple[int, ...] | None = None
 
 
-class ComputeGraph:
+class ComputeGraph(Told):
     """Lazy products, sums and adapters: a node is computed when it is asked for and something under it changed.
 
     Worth it where one of several inputs changes between evaluations, or where many outputs share a costly part. For a chain
@@ -171,6 +173,34 @@ class ComputeGraph:
     def metrics(self) -> dict[str, int | float]:
         """Nodes, and how many were computed or taken as they were."""
         return {"nodes": len(self._nodes), "computed": self._computed, "reused": self._reused}
+
+    def _tell(self) -> dict[str, Any]:
+        """Nodes and inputs; what follows from them is computed anew, and adapters are registered again. Their ids are JSON."""
+        with self._lock:
+            nodes = [
+                [
+                    n.kind,
+                    list(n.parents),
+                    n.adapter,
+                    None if n.value is None or n.parents else [n.value.shape, n.value.ravel().tolist()],
+                ]
+                for n in self._nodes
+            ]
+            return {"nodes": nodes, "counts": [self._computed, self._reused]}
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> Self:
+        self = cls()
+        add = {"matmul": self.add_matmul, "add": self.add_add}
+        for kind, parents, adapter, value in state["nodes"]:
+            if kind == "input":
+                self.add_input(np.array(value[1], dtype=np.float32).reshape(value[0]))
+            elif kind == "lora":
+                self.add_lora(parents[0], adapter)
+            else:
+                add[kind](parents[0], parents[1])
+        self._computed, self._reused = map(operator.index, state["counts"])
+        return self
 
     def __repr__(self) -> str:
         return f"ComputeGraph(nodes={len(self._nodes)}, adapters={len(self._adapters)})"

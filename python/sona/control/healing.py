@@ -7,9 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sona._core import AnomalyDetector, theil_sen
+from sona._sealed import Told
+from sona.control._healing_state import restore, tell
 from sona.control.coherence import GatePacket
 from sona.control.events import Event, EventBus, EventKind, seconds
 from sona.exceptions import ConfigError
@@ -87,7 +89,12 @@ class _Action:
         return self.metrics is None or metric in self.metrics
 
 
-_WAIT = _Action("wait", lambda: None, 0.0, None, None)
+_WAIT = _Action("", lambda: None, 0.0, None, None)
+
+
+def running(name: str) -> _Action:
+    """Stands for an action of a saved state until it is offered again."""
+    return _Action(name, lambda: None, 0.0, None, None) if name else _WAIT
 
 
 @dataclass(slots=True)
@@ -104,7 +111,7 @@ class _Watch:
     since: list[float] = field(default_factory=list)
 
 
-class HealingOrchestrator:
+class HealingOrchestrator(Told):
     """Watches metrics, and runs the cheapest action that may help until one does.
 
     An alarm opens an anomaly. The actions that suit its metric run one at a time, cheapest first, while the budget lasts. After
@@ -220,8 +227,14 @@ class HealingOrchestrator:
             raise TypeError(f"fn, undo: expected callables, got {type(fn).__name__} and {type(undo).__name__}")
         if not 0.0 <= cost < math.inf:
             raise ValueError(f"cost: expected a number of at least 0, got {cost}")
+        if not name:
+            raise ValueError("name: expected a name, got an empty one")
+        action = _Action(name, fn, cost, undo, None if metrics is None else frozenset(metrics))
         with self._lock:
-            self._actions[name] = _Action(name, fn, cost, undo, None if metrics is None else frozenset(metrics))
+            self._actions[name] = action
+            for watch in self._watches.values():
+                if watch.running is not None and watch.running.name == name:
+                    watch.running = action
 
     def observe(self, metric: str, value: float, now: float | None = None) -> list[Anomaly]:
         """Let one value in.
@@ -389,6 +402,14 @@ class HealingOrchestrator:
                 "over_budget": self._refused,
                 **{o: outcomes.count(o) for o in ("started", "helped", "undone", "kept", "failed")},
             }
+
+    def _tell(self) -> dict[str, Any]:
+        with self._lock:
+            return tell(self)
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> HealingOrchestrator:
+        return restore(cls, state)
 
     def __repr__(self) -> str:
         return f"HealingOrchestrator(metrics={list(self._watches)}, actions={list(self._actions)})"

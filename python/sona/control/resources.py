@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sona._sealed import Told
 from sona.exceptions import ConfigError, DimensionMismatch, NotFiniteError, ShapeError
 
 __all__ = ["ResourceAllocator"]
@@ -24,7 +25,7 @@ def _checked(name: str, x: npt.ArrayLike, ndim: int) -> npt.NDArray[np.float64]:
     return a
 
 
-class ResourceAllocator:
+class ResourceAllocator(Told):
     """Dominant resource fairness: nobody would rather have another's share, and nobody gains by asking for more.
 
     Everyone's largest share of a resource, over its weight, grows alike until a resource that they need is used up or
@@ -145,6 +146,16 @@ class ResourceAllocator:
     def metrics(self) -> dict[str, int | float]:
         """Resources and users seen."""
         return {"resources": len(self._capacity), "users": len(self._wanted)}
+
+    def _tell(self) -> dict[str, Any]:
+        return {"capacity": self._capacity.tolist(), "smoothing": self._smoothing, "wanted": self._wanted}
+
+    @classmethod
+    def _told(cls, state: dict[str, Any]) -> Self:
+        self = cls(state["capacity"], smoothing=state["smoothing"])
+        for user, tasks in state["wanted"].items():
+            self.observe(user, tasks)
+        return self
 
     def __repr__(self) -> str:
         return f"ResourceAllocator({self._capacity.tolist()}, users={len(self._wanted)})"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import struct
 import threading
-import zlib
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from sona import _core
+from sona._sealed import opened, sealed
 from sona.exceptions import ConfigError, CorruptStateError
 from sona.routing._arrays import finite, vector
 
@@ -100,21 +100,6 @@ def risk_threshold(gaps: Any, losses: Any, alpha: float, *, weights: Any = None)
     return _core.joint_risk_threshold(g.tolist(), lost.tolist(), one.tolist(), level)
 
 
-def _sealed(head: bytes, state: bytes) -> bytes:
-    """A head of magic and version, a checksum of all, the state."""
-    return head + struct.pack("<I", zlib.crc32(head + state)) + state
-
-
-def _opened(head: bytes, b: bytes) -> bytes:
-    """The state; ``ValueError`` for bytes that :func:`_sealed` did not write with this head."""
-    state = b[len(head) + 4 :]
-    if b[: len(head)] != head:
-        raise ValueError("bad magic or version")
-    if b[len(head) : len(head) + 4] != struct.pack("<I", zlib.crc32(head + state)):
-        raise ValueError("checksum does not match")
-    return state
-
-
 class AdaptiveConformal:
     """Keep the error rate at ``alpha`` on a stream that drifts: level ← level + gamma·(alpha − error).
 
@@ -175,13 +160,13 @@ class AdaptiveConformal:
         """Return the whole state."""
         with self._lock:
             state = struct.pack("<dddQQ", self.alpha, self.gamma, self._level, self._updates, self._errors)
-        return _sealed(b"SACI\x01", state)
+        return sealed(b"SACI\x01", state)
 
     @classmethod
     def from_bytes(cls, b: bytes) -> Self:
         """Restore what :meth:`to_bytes` wrote; ``CorruptStateError`` for anything else."""
         try:
-            alpha, gamma, level, updates, errors = struct.unpack("<dddQQ", _opened(b"SACI\x01", b))
+            alpha, gamma, level, updates, errors = struct.unpack("<dddQQ", opened("AdaptiveConformal", b"SACI\x01", b))
             if not math.isfinite(level) or errors > updates:
                 raise ValueError("values that no stream gives")
             self = cls(alpha, gamma=gamma)
@@ -254,13 +239,13 @@ class IsotonicCalibrator:
 
     def to_bytes(self) -> bytes:
         """Return the whole state."""
-        return _sealed(b"SISO\x01", np.array(self._knots, dtype="<f8").tobytes())
+        return sealed(b"SISO\x01", np.array(self._knots, dtype="<f8").tobytes())
 
     @classmethod
     def from_bytes(cls, b: bytes) -> Self:
         """Restore what :meth:`to_bytes` wrote; ``CorruptStateError`` for anything else."""
         try:
-            knots = np.frombuffer(_opened(b"SISO\x01", b), dtype="<f8").reshape(-1, 2)
+            knots = np.frombuffer(opened("IsotonicCalibrator", b"SISO\x01", b), dtype="<f8").reshape(-1, 2)
         except ValueError as error:
             raise CorruptStateError(f"IsotonicCalibrator state: {error}") from None
         if not np.isfinite(knots).all() or (np.diff(knots, axis=0) < 0).any():
