@@ -1,7 +1,7 @@
 """Routing against numpy, scikit-learn and, where it is installed, onnxruntime: decisions, candidates, neighbours.
 
 ``python benches/python/bench_routing.py`` prints a table. Everything runs on one thread; contenders take turns in one process,
-and each figure is the median of the runs with the quartiles beside it.
+and each figure is the median of the runs with the tenth and ninetieth percentile beside it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def neighbours(rounds: int) -> None:
 
 def decisions(rounds: int) -> None:
     rows = clustered(2000, 4)
-    for predictor, models in (("linear", 100), ("linear", 11), ("hybrid", 11), ("knn", 11)):
+    for predictor, models in (("linear", 100), ("thompson", 100), ("hybrid", 100), ("linear", 11), ("hybrid", 11), ("knn", 11)):
         router = TinyDancerRouter({f"m{i}": 1.0 + i for i in range(models)}, dim=D, predictor=predictor, cost_weight=0.01)
         for i, x in enumerate(rows):
             router.learn(x, f"m{i % models}", float(i % 3 == 0))
@@ -130,7 +130,7 @@ def decisions(rounds: int) -> None:
 def report(what: str, times: dict[str, np.ndarray]) -> None:
     first = np.median(times["sona"])
     for name, t in times.items():
-        low, mid, high = np.quantile(t, [0.25, 0.5, 0.75])
+        low, mid, high = np.quantile(t, [0.1, 0.5, 0.9])
         ratio = "" if name == "sona" else f"{mid / first:.2f}×"
         print(f"| {what} | {name} | {mid:.1f} [{low:.1f}, {high:.1f}] | {ratio} |", flush=True)
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
     rounds = parser.parse_args().rounds
-    print("| what | contender | µs, median [quartiles] | against sona |\n|---|---|---|---|")
+    print("| what | contender | µs, median [p10, p90] | against sona |\n|---|---|---|---|")
     candidates(rounds)
     neighbours(rounds)
     decisions(rounds)

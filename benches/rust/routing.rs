@@ -31,6 +31,10 @@ fn decision(c: &mut Criterion) {
     for (kind, models, cases) in [
         (Kind::Linear, 100, 2000),
         (Kind::Linear, 11, 2000),
+        (Kind::Logistic, 100, 2000),
+        (Kind::LinUcb, 100, 2000),
+        (Kind::Thompson, 100, 2000),
+        (Kind::Hybrid, 100, 2000),
         (Kind::Hybrid, 11, 2000),
         (Kind::Knn, 11, 10_000),
     ] {

@@ -90,7 +90,11 @@ class SonaEngine(_core.Engine):
         if models is not None:
             from sona.process import Processor
 
-            self._processor = Processor(models, judge, router, config.hidden_dim, store)
+            try:
+                self._processor = Processor(models, judge, router, config.hidden_dim, store)
+            except BaseException:
+                self.close()
+                raise
         return self
 
     def _begin(self, config: SonaConfig, embedder: Embedder | None) -> Self:
@@ -264,7 +268,7 @@ class SonaEngine(_core.Engine):
         """Stop the background thread, snapshot, flush and give up the files. Calling it again does nothing."""
         self._background.stop()
         if self._processor is not None:
-            self._processor.save()
+            self._processor.journal.close()
         super().close()
 
     def explain(self, decision_id: str | Decision) -> Explanation:
@@ -288,9 +292,13 @@ class SonaEngine(_core.Engine):
 
         The learned state is rebuilt from the remaining events and snapshots that knew the user are deleted. Cost: one pass
         over the event log. ``receipt.alive`` names writers of other living processes that share the directory and must call
-        ``forget`` themselves.
+        ``forget`` themselves. The router of ``process`` is rebuilt too, from what it was when the engine was opened and the
+        remaining decisions; only what was spent stays spent.
         """
-        return Receipt(**self._forget(user=user))
+        receipt = Receipt(**self._forget(user=user))
+        if self._processor is not None:
+            self._processor.journal.forget(user)
+        return receipt
 
     def purge(self, *, source: str) -> Receipt:
         """Remove all feedback of one source and what was learned from it; decisions stay."""

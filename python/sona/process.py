@@ -8,7 +8,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from sona.routing import TinyDancerRouter
 
 __all__ = ["Answer", "ChatModel", "Context", "Model", "Response"]
-
-#: Outcomes between two writes of the router's state to the state directory.
-SAVE_EVERY = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,21 +164,24 @@ class Processor:
         dim: int,
         store: str | os.PathLike[str] | None,
     ) -> None:
+        from sona.process_journal import RouterJournal
         from sona.routing import TinyDancerRouter
 
         if not models:
             raise ConfigError("models: expected at least one, got none")
         self.models, self.judge = dict(models), judge
-        self._file = None if store is None else Path(store) / "router.state"
-        prices = {name: m.price for name, m in self.models.items()}
-        if router is None and self._file is not None and self._file.exists():
-            router = TinyDancerRouter.from_bytes(self._file.read_bytes())
-            for name in self.models.keys() - router.models.keys():
-                router.add_model(name, prices[name])
-        self.router = TinyDancerRouter(prices, dim=dim) if router is None else router
-        if missing := self.models.keys() - self.router.models.keys():
+        if router is not None and (missing := self.models.keys() - router.models.keys()):
             raise ConfigError(f"router: expected one that knows {sorted(missing)}")
-        self._unsaved = 0
+        prices = {name: m.price for name, m in self.models.items()}
+        self.journal = RouterJournal.open(router, lambda: TinyDancerRouter(prices, dim=dim), store)
+        for name in prices:
+            if name not in self.router.models:
+                self.journal.add_model(name, prices[name])
+
+    @property
+    def router(self) -> TinyDancerRouter:
+        """What chooses among the models."""
+        return self.journal.router
 
     def process(self, engine: SonaEngine, question: str, x: npt.NDArray[np.float32], context: Context) -> Response:
         """Answer one question whose embedding is ``x``."""
@@ -190,13 +189,13 @@ class Processor:
         patterns = engine.find_patterns(engine.adapt(x, scope=context.scope), scope=context.scope)
         left = list(self.models)
         while True:
-            decision = self.router.route(x, candidates=left, tenant=context.scope)
+            decision = self.journal.route(x, left, context.user_id, context.scope, time.time())
             model = self.models[decision.model]
             called = time.perf_counter()
             try:
                 said = model.call(question, context)
             except Exception as error:
-                self.router.feedback(decision.decision_id, 0.0, cost=0.0, error=True)
+                self.journal.feedback(decision.decision_id, 0.0, 0.0, None, True, time.time())
                 left.remove(decision.model)
                 if not left:
                     raise LearningError(f"every model failed; the last was {decision.model!r}: {error}") from error
@@ -225,18 +224,5 @@ class Processor:
         )
 
     def learn(self, decision_id: str, quality: float, cost: float | None, latency_ms: float | None) -> bool:
-        """Hand an outcome to the router, and keep its state on disk now and then."""
-        taken = self.router.feedback(decision_id, quality, cost=cost, latency_ms=latency_ms)
-        self._unsaved += taken
-        if self._unsaved >= SAVE_EVERY:
-            self.save()
-        return taken
-
-    def save(self) -> None:
-        """Write the router's state into the state directory, whole or not at all."""
-        if self._file is None or not self._unsaved:
-            return
-        fresh = self._file.with_name(f"router.state.{os.getpid()}")
-        fresh.write_bytes(self.router.to_bytes())
-        os.replace(fresh, self._file)
-        self._unsaved = 0
+        """Hand an outcome to the router; when this returns, a killed process keeps it (if there is a state directory)."""
+        return self.journal.feedback(decision_id, quality, cost, latency_ms, False, time.time())

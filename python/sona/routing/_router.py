@@ -422,6 +422,17 @@ class TinyDancerRouter:
         """Forget all outcomes of a model, for instance because its provider changed it; it is tried anew."""
         self._core.reset_model(self._model(name))
 
+    def _follow(
+        self, number: int, x: Any, candidates: list[str], model: str, propensity: float, tenant: str, now: float
+    ) -> None:
+        """Take note of a decision of a log, as if it had been made now."""
+        places = [self._model(m) for m in candidates]
+        self._core.follow(number, x, places, self._model(model), propensity, tenant, now)
+
+    def _take(self, other: TinyDancerRouter) -> None:
+        """Become what ``other`` is."""
+        self._names, self._place, self._core = other._names, other._place, other._core
+
     def summary(self, *, now: float | None = None) -> dict[str, dict[str, float | int | bool]]:
         """Return per model: price, mean cost, mean quality, outcomes, mean latency in ms (NaN if unknown), open circuit."""
         keys = ("price", "mean_cost", "mean_quality", "outcomes", "mean_latency_ms", "circuit_open")

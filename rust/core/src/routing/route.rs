@@ -101,6 +101,61 @@ impl Router {
         tenant: Option<&str>,
         now: f64,
     ) -> Result<Choice> {
+        self.decide(x, candidates, cost_weight, tenant, now, None)
+    }
+
+    /// Takes note of decision `id` of a log, made for `model` with this probability, as if [`Router::route`] had made it now.
+    /// Decisions come in the order of their numbers.
+    pub fn follow(
+        &mut self,
+        x: &[f32],
+        candidates: &[usize],
+        tenant: Option<&str>,
+        now: f64,
+        (id, model, propensity): (u64, usize, f64),
+    ) -> Result<()> {
+        if id < self.next_id || id == u64::MAX {
+            return Err(Error::value("decision", format!("{} or above", self.next_id), id));
+        }
+        if !candidates.contains(&model) {
+            return Err(Error::value("model", "one of the candidates", model));
+        }
+        if !(propensity > 0.0 && propensity <= 1.0 + 1e-9) {
+            return Err(Error::value("propensity", "a number in (0, 1]", propensity));
+        }
+        let forced = Some((id, model, propensity));
+        self.decide(x, candidates.into(), None, tenant, now, forced)
+            .map(drop)
+    }
+
+    /// Number of the next decision.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// From now on numbers of decisions are `id` and above.
+    pub fn skip_to(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id);
+    }
+
+    /// Takes over from `other`, which this one was rebuilt to replace, what was spent and the number of the next decision.
+    pub fn succeed(&mut self, other: &Self) {
+        self.budget.clone_from(&other.budget);
+        self.tenant_budget.clone_from(&other.tenant_budget);
+        self.tenants.clone_from(&other.tenants);
+        self.skip_to(other.next_id);
+    }
+
+    fn decide(
+        &mut self,
+        x: &[f32],
+        candidates: Option<&[usize]>,
+        cost_weight: Option<f64>,
+        tenant: Option<&str>,
+        now: f64,
+        forced: Option<(u64, usize, f64)>,
+    ) -> Result<Choice> {
         let x = self.request(x)?;
         check_number("now", now)?;
         let all: Vec<usize>;
@@ -135,10 +190,13 @@ impl Router {
             sd: &sd,
             weight: weight + price,
         };
-        let id = self.next_id;
+        let id = forced.map_or(self.next_id, |f| f.0);
         let plan = self.plan(&view, purse, now);
         let mut draw = crate::rng::stream(self.settings.seed, id.wrapping_add(1));
-        let place = explore::pick(&plan.shares, rand::RngExt::random(&mut draw));
+        let place = match forced {
+            Some((_, model, _)) => candidates.iter().position(|m| *m == model).unwrap_or(0),
+            None => explore::pick(&plan.shares, rand::RngExt::random(&mut draw)),
+        };
         let explored = place != plan.best;
         let choice = Choice {
             id,
@@ -147,7 +205,7 @@ impl Router {
             lower: (candidates.iter().zip(&quality))
                 .map(|(m, q)| q - self.models[*m].guard.quantile())
                 .collect(),
-            propensity: plan.shares[place],
+            propensity: forced.map_or(plan.shares[place], |f| f.2),
             cost: cost[place],
             confidence: self.confidence(quality[place]),
             explored,
@@ -166,7 +224,7 @@ impl Router {
         self.counts.abstained += u64::from(choice.reason == Reason::Abstained);
         self.counts.over_budget += u64::from(choice.reason == Reason::Budget);
         self.counts.by_risk += u64::from(choice.reason == Reason::Risk);
-        self.next_id += 1;
+        self.next_id = choice.id + 1;
         if self.pending.len() >= MAX_PENDING {
             self.pending.pop_first();
             self.counts.dropped += 1;

@@ -149,3 +149,49 @@ fn circuits_floors_and_fallbacks() {
     assert_eq!(r.route(&x, None, None, None, 36.0).unwrap().model, 1);
     assert!(r.feedback(999, 0.5, None, None, false, 0.0).is_err());
 }
+
+#[test]
+fn following_a_log_is_having_decided() {
+    for kind in KINDS {
+        let mut s = settings(8);
+        (s.kind, s.alpha) = (kind, 0.3);
+        let pacer = BudgetPacer::new(2000.0, 1000.0, Unit::Requests, 0.1).unwrap();
+        let first = Router::new(&[1.0, 10.0], s, Some(SharedPacer::new(pacer)), None).unwrap();
+        let base = first.to_bytes().unwrap();
+        let (mut a, mut b) = (
+            Router::from_bytes(&base).unwrap(),
+            Router::from_bytes(&base).unwrap(),
+        );
+        let mut rng = rng::stream(9, 0);
+        for t in 0..200u32 {
+            let (x, region) = request(&mut rng, 8);
+            let now = f64::from(t);
+            let c = a.route(&x, None, None, None, now).unwrap();
+            let y = outcome(region, c.model);
+            b.follow(&x, &[0, 1], None, now, (c.id, c.model, c.propensity))
+                .unwrap();
+            for r in [&mut a, &mut b] {
+                r.feedback(c.id, y, Some(2.0), None, t % 17 == 0, now).unwrap();
+            }
+        }
+        assert_eq!(a.to_bytes().unwrap(), b.to_bytes().unwrap(), "{kind:?}");
+        let x = [1.0; 8];
+        let next = b.next_id();
+        for (candidates, id, model, p) in [
+            (&[0, 1][..], next - 1, 0, 0.5),
+            (&[1][..], next, 0, 0.5),
+            (&[0, 7][..], next, 0, 0.5),
+            (&[][..], next, 0, 0.5),
+            (&[0, 1][..], next, 0, 0.0),
+            (&[0, 1][..], next, 0, f64::NAN),
+            (&[0, 1][..], u64::MAX, 0, 0.5),
+        ] {
+            assert!(b.follow(&x, candidates, None, 0.0, (id, model, p)).is_err());
+        }
+        assert_eq!(a.to_bytes().unwrap(), b.to_bytes().unwrap());
+        b.skip_to(next + 5);
+        assert_eq!(b.route(&x, None, None, None, 0.0).unwrap().id, next + 5);
+        a.succeed(&b);
+        assert_eq!(a.next_id(), next + 6);
+    }
+}

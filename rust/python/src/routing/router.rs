@@ -161,6 +161,47 @@ impl PyRouter {
         Ok(out)
     }
 
+    /// Takes note of a decision of a log.
+    #[allow(clippy::too_many_arguments, reason = "fields of the record")]
+    fn follow(
+        &self,
+        py: Python<'_>,
+        id: u64,
+        embedding: &Bound<'_, PyAny>,
+        candidates: Vec<usize>,
+        model: usize,
+        propensity: f64,
+        tenant: Option<String>,
+        now: f64,
+    ) -> PyResult<()> {
+        let x = self.request(embedding)?;
+        detached(py, || {
+            let tenant = tenant.as_deref();
+            self.router
+                .lock()
+                .follow(&x, &candidates, tenant, now, (id, model, propensity))
+        })
+    }
+
+    /// Number of the next decision.
+    #[getter]
+    fn next_id(&self) -> u64 {
+        self.router.lock().next_id()
+    }
+
+    /// From now on numbers of decisions are `id` and above.
+    fn skip_to(&self, id: u64) {
+        self.router.lock().skip_to(id);
+    }
+
+    /// Takes over what `other` spent, and the number of its next decision.
+    fn succeed(&self, other: &Self) {
+        if !std::ptr::eq(self, other) {
+            let other = other.router.lock().clone();
+            self.router.lock().succeed(&other);
+        }
+    }
+
     /// The outcome of a decision; true if it was learned.
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python method")]
     fn feedback(
