@@ -224,7 +224,7 @@ impl Router {
         self.counts.abstained += u64::from(choice.reason == Reason::Abstained);
         self.counts.over_budget += u64::from(choice.reason == Reason::Budget);
         self.counts.by_risk += u64::from(choice.reason == Reason::Risk);
-        self.next_id = choice.id + 1;
+        self.next_id = choice.id.saturating_add(1);
         if self.pending.len() >= MAX_PENDING {
             self.pending.pop_first();
             self.counts.dropped += 1;
