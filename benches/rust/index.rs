@@ -2,6 +2,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sona_bench::clustered_rows;
+use sona_core::kernels::{TopK, scalar};
 use sona_core::patterns::index::{Kind, Params, Precision, VectorIndex};
 use std::hint::black_box;
 
@@ -48,6 +49,24 @@ fn search(c: &mut Criterion) {
     }
 }
 
+/// The exact search in portable Rust: a product per row, then the five best.
+fn scalar_search(c: &mut Criterion) {
+    for d in [256, 384] {
+        let (rows, queries) = (clustered_rows(N, d, 100, 0), clustered_rows(64, d, 100, 1));
+        let mut at = 0;
+        c.bench_function(&format!("search/flat/scalar/10000x{d}"), |b| {
+            b.iter(|| {
+                at = (at + 1) % 64;
+                let mut top = TopK::new(5);
+                for (i, row) in rows.chunks_exact(d).enumerate() {
+                    top.push(scalar::dot(row, &queries[at * d..(at + 1) * d]), i);
+                }
+                black_box(top.into_sorted())
+            });
+        });
+    }
+}
+
 fn change(c: &mut Criterion) {
     let d = 256;
     let rows = clustered_rows(64, d, 100, 2);
@@ -70,5 +89,5 @@ fn change(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, search, change);
+criterion_group!(benches, search, scalar_search, change);
 criterion_main!(benches);

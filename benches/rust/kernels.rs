@@ -5,7 +5,7 @@
 #![allow(missing_docs, clippy::expect_used)]
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use sona_bench::unit_rows;
+use sona_bench::{gemm_crate, unit_rows};
 use sona_core::kernels::{self, Aligned, TopK, scalar};
 use std::hint::black_box;
 
@@ -202,34 +202,6 @@ fn search(c: &mut Criterion) {
         });
     }
     g.finish();
-}
-
-fn gemm_crate(a: &[f32], b: &[f32], d: usize, c: &mut [f32]) {
-    let (n, m) = (a.len() / d, b.len() / d);
-    // SAFETY: a is (n, d), b is (m, d), c is (n, m), all row-major.
-    unsafe {
-        gemm::gemm(
-            n,
-            m,
-            d,
-            c.as_mut_ptr(),
-            1,
-            m as isize,
-            false,
-            a.as_ptr(),
-            1,
-            d as isize,
-            b.as_ptr(),
-            d as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 fn products(c: &mut Criterion) {

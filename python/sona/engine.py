@@ -118,7 +118,9 @@ class SonaEngine(_core.Engine):
         Reading it back and going on equals never having stopped, bit for bit. Damaged or foreign bytes raise
         ``CorruptStateError``.
         """
-        self = super().__new__(cls, bytes(data), None, embedder)
+        return super().__new__(cls, bytes(data), None, embedder)._resumed(embedder)
+
+    def _resumed(self, embedder: Embedder | None) -> Self:
         settings = self._settings()
         fingerprint = settings.pop("fingerprint")
         config = SonaConfig.from_dict(settings)
@@ -148,8 +150,8 @@ class SonaEngine(_core.Engine):
             config = SonaConfig.from_dict(settings)
             self = super().__new__(cls, {**_settings(config, None), "fingerprint": fingerprint}, where, embedder)
             return self._begin(config, embedder)
-        with open(where, "rb") as f:
-            return cls.from_bytes(f.read(), embedder=embedder)
+        with open(where, "rb"):  # raises what `open` does
+            return super().__new__(cls, None, where, embedder)._resumed(embedder)
 
     def trace(self, x: Any, *, scope: str = "default", source: str = "", user: str = "", now: float | None = None) -> Trace:
         """Record any other kind of request: steps with rewards and a final quality; trains the per-request adapter.

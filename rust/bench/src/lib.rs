@@ -40,3 +40,36 @@ pub fn clustered_rows(n: usize, d: usize, clusters: usize, seed: u64) -> Vec<f32
     }
     out
 }
+
+/// c (n, m) ← a (n, d) · bᵀ with b (m, d), by the `gemm` crate on one thread.
+pub fn gemm_crate(a: &[f32], b: &[f32], d: usize, c: &mut [f32]) {
+    let (n, m) = (a.len() / d, b.len() / d);
+    assert!(
+        a.len() == n * d && b.len() == m * d && c.len() == n * m,
+        "gemm: shapes differ"
+    );
+    // SAFETY: a is (n, d), b is (m, d), c is (n, m), all row-major.
+    unsafe {
+        gemm::gemm(
+            n,
+            m,
+            d,
+            c.as_mut_ptr(),
+            1,
+            m as isize,
+            false,
+            a.as_ptr(),
+            1,
+            d as isize,
+            b.as_ptr(),
+            d as isize,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

@@ -22,11 +22,7 @@ pub struct Kind {
 }
 
 fn checksum(head: &[u8], payload: &[u8]) -> [u8; SUM] {
-    let mut h = blake3::Hasher::new();
-    h.update(head).update(payload);
-    let mut out = [0; SUM];
-    out.copy_from_slice(&h.finalize().as_bytes()[..SUM]);
-    out
+    crate::checksum::blake3(head, payload)
 }
 
 /// Wraps `payload` in the envelope.

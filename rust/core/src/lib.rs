@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod attention;
+mod checksum;
 pub mod codec;
 pub mod continual;
 pub mod control;

@@ -19,9 +19,11 @@ use crate::item::ItemId;
 use crate::lora::{BaseLora, MicroLora};
 use crate::patterns::bank::Bank;
 use crate::patterns::cases::{CaseMemory, ItemGate, StrayClicks};
+use crate::store::read_whole;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -266,6 +268,11 @@ impl Engine {
             }
         }
         Ok(engine)
+    }
+
+    /// [`Self::from_bytes`] of the file at `path`.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::from_bytes(&read_whole(path)?)
     }
 
     fn adopt(&self, image: EngineImage<'_>) -> Result<()> {

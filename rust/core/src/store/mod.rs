@@ -11,6 +11,7 @@ pub mod reader;
 mod record;
 pub mod snapshot;
 pub mod tensors;
+mod whole;
 mod writer;
 
 pub use embedded::EmbeddedStore;
@@ -20,3 +21,4 @@ pub use reader::{EventLogReader, Replay};
 pub use record::MAX_PAYLOAD;
 pub use snapshot::SnapshotStore;
 pub use tensors::Tensor;
+pub use whole::read_whole;

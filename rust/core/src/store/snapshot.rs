@@ -1,6 +1,7 @@
 //! Versions of a state as files: each written whole, checked on reading, kept until pruned.
 
 use super::atomic;
+use super::whole::read_whole;
 use crate::codec::{self, Kind};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -72,7 +73,7 @@ impl SnapshotStore {
         if !fs::symlink_metadata(&path).map_err(io)?.is_file() {
             return Err(corrupt("not a regular file".into()));
         }
-        let mut bytes = fs::read(&path).map_err(io)?;
+        let mut bytes = read_whole(&path)?;
         let payload = codec::open(KIND, &bytes).map_err(|e| corrupt(e.to_string()))?;
         match payload.split_first_chunk() {
             Some((held, _)) if u64::from_le_bytes(*held) == version => {}

@@ -31,7 +31,7 @@ struct PyEngine {
 
 #[pymethods]
 impl PyEngine {
-    /// From settings, or from the bytes of a saved engine.
+    /// From settings, from the bytes of a saved engine, or, without settings, from the file `store` that holds one.
     #[new]
     #[pyo3(signature = (settings, store=None, embedder=None))]
     fn new(
@@ -43,6 +43,13 @@ impl PyEngine {
         if let Ok(saved) = settings.cast::<PyBytes>() {
             let saved = PyBackedBytes::from(saved.clone());
             let engine = detached(py, move || Engine::from_bytes(&saved))?;
+            return Ok(Self {
+                engine: Arc::new(engine),
+                embedder,
+            });
+        }
+        if let (true, Some(file)) = (settings.is_none(), &store) {
+            let engine = detached(py, move || Engine::load(file))?;
             return Ok(Self {
                 engine: Arc::new(engine),
                 embedder,
