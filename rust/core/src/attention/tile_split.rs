@@ -42,15 +42,38 @@ struct Strip<T> {
     begun: bool,
 }
 
-/// A strip and the keys it meets.
-#[derive(Clone, Copy, Debug)]
+/// Keys that a strip meets, in whole groups.
+#[derive(Clone, Debug)]
+struct Stretch {
+    from: usize,
+    to: usize,
+    /// Column of its logits.
+    column: usize,
+    span: Span,
+}
+
+/// A strip and the keys it meets: some stretches, side by side in one table of logits.
+#[derive(Debug, Default)]
 struct Meeting {
     strip: usize,
     /// Queries.
     n: usize,
-    /// In whole groups of keys.
-    from: usize,
-    to: usize,
+    /// Keys.
+    width: usize,
+    stretches: Vec<Stretch>,
+}
+
+impl Meeting {
+    fn add(&mut self, span: Span) {
+        let (from, to) = (span.start / DEPTH * DEPTH, span.end.next_multiple_of(DEPTH));
+        self.stretches.push(Stretch {
+            from,
+            to,
+            column: self.width,
+            span,
+        });
+        self.width += to - from;
+    }
 }
 
 /// Buffers of one thread.
@@ -101,35 +124,40 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
     for logits in &mut s.logits {
         logits.grow(room);
     }
-    let mut before = None;
-    for at in (0..m).step_by(block) {
+    // Several strips take turns with the same keys; a single one goes its own way.
+    let turn = if count > 1 { block } else { m.max(1) };
+    let mut before = Meeting::default();
+    let mut now = Meeting::default();
+    for at in (0..m).step_by(turn) {
         for strip in 0..count {
             let of = &queries[strip * STRIP..((strip + 1) * STRIP).min(queries.len())];
+            let mut meet = |s: &mut Strips<T>, now: &mut Meeting| {
+                if now.width > 0 {
+                    (now.strip, now.n) = (strip, of.len());
+                    s.meet(parts, rule, of, now, &before, wide);
+                    std::mem::swap(now, &mut before);
+                    now.stretches.clear();
+                    now.width = 0;
+                }
+            };
             for i in 0..s.strips[strip].spans.len() {
                 let span = s.strips[strip].spans[i];
-                let (start, end) = (span.start.max(at), span.end.min(at + block));
-                if start < end {
-                    let now = Meeting {
-                        strip,
-                        n: of.len(),
-                        from: start / DEPTH * DEPTH,
-                        to: end.next_multiple_of(DEPTH),
-                    };
-                    s.look(parts, now, before, wide);
-                    s.mask(rule, of, now, Span { start, end, ..span });
-                    if let Some(before) = before {
-                        s.gather(parts, before, wide);
+                let (start, end) = (span.start.max(at), span.end.min(at + turn));
+                for start in (start..end).step_by(block) {
+                    let end = (start + block).min(end);
+                    if now.width + (end - start) > block {
+                        meet(s, &mut now);
                     }
-                    s.logits.swap(0, 1);
-                    before = Some(now);
+                    now.add(Span { start, end, ..span });
                 }
             }
+            meet(s, &mut now);
         }
     }
-    if let Some(before) = before {
-        let step = s.strips[before.strip].step(before, &s.logits[1], wide);
+    if before.width > 0 {
+        let step = s.strips[before.strip].step(&before, &s.logits[1], wide);
         s.weights.absorb(step);
-        s.gather(parts, before, wide);
+        s.gather(parts, &before, wide);
     }
     for (i, strip) in s.strips[..count].iter().enumerate() {
         let first = i * STRIP;
@@ -162,10 +190,10 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
 
 impl<T: Real> Strip<T> {
     /// The online softmax goes on over the keys of a meeting.
-    fn step<'a>(&'a mut self, of: Meeting, logits: &'a [T], wide: usize) -> Online<'a, T> {
+    fn step<'a>(&'a mut self, of: &Meeting, logits: &'a [T], wide: usize) -> Online<'a, T> {
         Online {
             logits,
-            width: of.to - of.from,
+            width: of.width,
             top: &mut self.top[..of.n],
             sum: &mut self.sum[..of.n],
             acc: &mut self.acc[..of.n * wide],
@@ -212,61 +240,82 @@ impl<T: Real> Strips<T> {
         }
     }
 
-    /// Logits of a meeting; meanwhile those of the one before become weights.
-    fn look(&mut self, parts: Parts<'_, T>, now: Meeting, before: Option<Meeting>, wide: usize) {
-        let (keys, q) = (parts.keys, &self.queries[now.strip]);
-        let columns = now.from / SIDE..(now.to / SIDE).min(keys.columns());
-        let (depth, w) = (0..keys.groups(), now.to - now.from);
+    /// Logits of a meeting; meanwhile those of the one before become weights, which then gather their values.
+    fn meet<R: Rule<T> + ?Sized>(
+        &mut self,
+        parts: Parts<'_, T>,
+        rule: &R,
+        queries: &[usize],
+        now: &Meeting,
+        before: &Meeting,
+        wide: usize,
+    ) {
+        let (keys, q, w) = (parts.keys, &self.queries[now.strip], now.width);
         let [logits, ready] = &mut self.logits;
-        if let Some(before) = before {
+        logits.grow(now.n.next_multiple_of(SIDE) * w);
+        let columns = now.stretches.iter().map(|x| {
+            let columns = x.from / SIDE..(x.to / SIDE).min(keys.columns());
+            (columns, x.column)
+        });
+        if before.width > 0 {
             let step = self.strips[before.strip].step(before, ready, wide);
-            keys.product_beside(
-                parts.engine,
-                q,
-                columns,
-                depth,
-                logits,
-                w,
-                &mut self.weights,
-                step,
-            );
+            keys.products_beside(parts.engine, q, columns, logits, w, &mut self.weights, step);
         } else {
-            keys.product(parts.engine, q, columns, depth, logits, w, false);
+            for (columns, at) in columns {
+                let logits = &mut logits[at..];
+                keys.product(
+                    parts.engine,
+                    q.whole(),
+                    columns,
+                    0..keys.groups(),
+                    logits,
+                    w,
+                    false,
+                );
+            }
         }
+        self.mask(rule, queries, now);
+        if before.width > 0 {
+            self.gather(parts, before, wide);
+        }
+        self.logits.swap(0, 1);
     }
 
-    /// Hides the keys outside `span` and what the rule hides.
-    fn mask<R: Rule<T> + ?Sized>(&mut self, rule: &R, queries: &[usize], now: Meeting, span: Span) {
-        let w = now.to - now.from;
-        if span.masked || w > span.end - span.start {
-            for (line, i) in self.logits[0].chunks_exact_mut(w).zip(queries) {
-                line[..span.start - now.from].fill(T::NEG_INFINITY);
-                line[span.end - now.from..].fill(T::NEG_INFINITY);
+    /// Hides the keys outside the spans and what the rule hides.
+    fn mask<R: Rule<T> + ?Sized>(&mut self, rule: &R, queries: &[usize], now: &Meeting) {
+        for Stretch {
+            from,
+            to,
+            column,
+            span,
+        } in &now.stretches
+        {
+            if !span.masked && to - from == span.end - span.start {
+                continue;
+            }
+            for (line, i) in self.logits[0].chunks_exact_mut(now.width).zip(queries) {
+                let line = &mut line[*column..column + to - from];
+                line[..span.start - from].fill(T::NEG_INFINITY);
+                line[span.end - from..].fill(T::NEG_INFINITY);
                 if span.masked {
-                    rule.apply(
-                        *i,
-                        span.start,
-                        &mut line[span.start - now.from..span.end - now.from],
-                    );
+                    rule.apply(*i, span.start, &mut line[span.start - from..span.end - from]);
                 }
             }
         }
     }
 
     /// Adds the weighted values of a meeting.
-    fn gather(&mut self, parts: Parts<'_, T>, of: Meeting, wide: usize) {
+    fn gather(&mut self, parts: Parts<'_, T>, of: &Meeting, wide: usize) {
         let strip = &mut self.strips[of.strip];
-        let groups = of.from / DEPTH..of.to / DEPTH;
-        let (columns, acc) = (0..wide / SIDE, &mut strip.acc);
-        parts.values.product(
-            parts.engine,
-            &self.weights,
-            columns,
-            groups,
-            acc,
-            wide,
-            strip.begun,
-        );
-        strip.begun = true;
+        for x in &of.stretches {
+            let groups = x.from / DEPTH..x.to / DEPTH;
+            let weights = self
+                .weights
+                .groups(x.column / DEPTH..(x.column + x.to - x.from) / DEPTH);
+            let (columns, acc) = (0..wide / SIDE, &mut strip.acc);
+            let values = parts.values;
+            values.product(parts.engine, weights, columns, groups, acc, wide, strip.begun);
+            strip.begun = true;
+        }
     }
 }

@@ -3,26 +3,21 @@
 //! A few queries against all keys they may see: memory beyond the result is O(m), in time the same as by tiles.
 
 use super::heads::Heads;
-use super::threads;
-use super::tile::{Head, Packed, Rule, Span, finite, seen};
+use super::tile::{Blocks, Head, Packed, Rule, Span, finite, seen};
+use super::{threads, tile_split};
 use crate::kernels::Aligned;
 use crate::kernels::real::{
     Mat, Real, absorb, add_scaled, ball_distances, inner, matmul, project, scale_by, squared_distances,
 };
-use crate::kernels::split::{DEPTH, Engine, Left, Right, SIDE};
+use crate::kernels::split;
 
 /// Queries at a time; a multiple of the product's row blocks.
 const ROWS: usize = 24;
-/// The same for keys in parts.
-const SPLIT_ROWS: usize = 32;
 /// Queries per piece of work.
 const CHUNK: usize = 96;
 
 /// Buffers of one thread.
 struct Rows<T> {
-    engine: Option<Engine>,
-    left: Left<T>,
-    acc: Aligned<T>,
     queries: Vec<usize>,
     q: Vec<T>,
     spans: Vec<Span>,
@@ -34,9 +29,6 @@ struct Rows<T> {
 impl<T: Real> Rows<T> {
     fn new() -> Self {
         Self {
-            engine: Engine::start::<T>(),
-            left: Left::default(),
-            acc: Aligned::default(),
             queries: Vec::new(),
             q: Vec::new(),
             spans: Vec::new(),
@@ -60,36 +52,20 @@ impl<T: Real> Rows<T> {
         &mut self,
         which: usize,
         head: &Head<'_, T>,
-        keys: &Keys<T>,
+        keys: &Packed<T>,
         rule: &R,
         w: usize,
         shape: impl Fn(usize, &mut [T]),
     ) {
-        let wide = keys.width(w);
         let (n, d, first) = (self.queries.len(), head.d, self.queries[0]);
         self.q.clear();
         self.q.extend_from_slice(&head.q[first * d..(first + n) * d]);
         scale_by(head.scale, &mut self.q);
         let logits = &mut self.logits[which];
-        let room = n.next_multiple_of(SIDE) * wide;
-        logits.grow(room);
-        let logits = &mut logits[..room];
-        match (keys, &self.engine) {
-            (Keys::Panels(keys), _) => keys.products(Mat::new(&self.q, d), n, 0, w, logits, wide),
-            (Keys::Parts(keys), Some(engine)) if self.left.fill(&self.q, d) => {
-                let columns = 0..(wide / SIDE).min(keys.columns());
-                keys.product(engine, &self.left, columns, 0..keys.groups(), logits, wide, false);
-            }
-            // Queries that cannot be split.
-            (Keys::Parts(_), _) => {
-                for (line, q) in logits.chunks_exact_mut(wide.max(1)).zip(self.q.chunks_exact(d)) {
-                    project(&head.k[..w * d], q, &mut line[..w]);
-                }
-            }
-        }
-        for (line, i) in logits.chunks_exact_mut(wide.max(1)).zip(&self.queries) {
-            line[w..].fill(T::NEG_INFINITY);
-            let line = &mut line[..w];
+        logits.grow(n * w);
+        let logits = &mut logits[..n * w];
+        keys.products(Mat::new(&self.q, d), n, 0, w, logits, w);
+        for (line, i) in logits.chunks_exact_mut(w.max(1)).zip(&self.queries) {
             shape(*i, line);
             for span in self.spans.iter().filter(|s| s.masked) {
                 rule.apply(*i, span.start, &mut line[span.start..span.end]);
@@ -149,40 +125,13 @@ fn share<T: Real>(
     );
 }
 
-/// Keys of one stored array as the products take them.
-enum Keys<T> {
-    Panels(Packed<T>),
-    Parts(Right<T>),
-}
-
-impl<T: Real> Keys<T> {
-    /// Logits of a row for `w` keys: parts come in whole groups.
-    fn width(&self, w: usize) -> usize {
-        match self {
-            Self::Panels(_) => w,
-            Self::Parts(_) => w.next_multiple_of(DEPTH),
-        }
-    }
-}
-
 /// Keys of every stored array, packed.
-fn packed<T: Real>(heads: &Heads<'_, T>) -> Vec<Keys<T>> {
+fn packed<T: Real>(heads: &Heads<'_, T>) -> Vec<Packed<T>> {
     let len = heads.m * heads.d;
     let stored = heads.k_of.iter().max().map_or(0, |top| top + 1);
     (0..stored)
-        .map(|i| Keys::Panels(Packed::new(&heads.k[i * len..(i + 1) * len], heads.d, heads.m)))
+        .map(|i| Packed::new(&heads.k[i * len..(i + 1) * len], heads.d, heads.m))
         .collect()
-}
-
-/// Keys of two maps, and values.
-type InParts<T> = ([Vec<Keys<T>>; 2], Vec<Right<T>>);
-
-/// Keys of both maps, and values, in parts; `None` where one of them cannot be split or that does not pay.
-fn in_parts<T: Real>(first: &Heads<'_, T>, second: &Heads<'_, T>) -> Option<InParts<T>> {
-    let all = |x: Vec<Option<Right<T>>>| x.into_iter().collect::<Option<Vec<_>>>();
-    let keys = |x| Some(all(x)?.into_iter().map(Keys::Parts).collect());
-    let ([a, v], [b, _]) = (first.split(1), second.split(1));
-    Some(([keys(a)?, keys(b)?], all(v)?))
 }
 
 /// (softmax of the first heads − `lam[b]`·softmax of the second)·V: one product with the values for both (Ye et al. 2024). The two
@@ -194,18 +143,25 @@ pub fn differential<T: Real, R: Rule<T>>(
     rule: impl Fn(usize) -> R + Sync,
     out: &mut [T],
 ) {
-    let (keys, values) = match in_parts(first, second) {
-        Some((keys, values)) => (keys, Some(values)),
-        None => ([packed(first), packed(second)], None),
-    };
-    let dv = first.dv;
-    let step = if values.is_some() { SPLIT_ROWS } else { ROWS };
-    share(first, 2 * first.cost(), step, out, |b, at, out, rows| {
+    let (n, dv) = (first.n, first.dv);
+    if split::available::<T>() && tile_split::pays(n, first.d, dv) {
+        // There the softmax costs more than the products: two passes by tiles beat one product with the values.
+        let mut other = vec![T::ZERO; out.len()];
+        let blocks = Blocks::default();
+        for (heads, out) in [(first, &mut *out), (second, &mut other[..])] {
+            heads.attend(&rule, blocks, 4 * blocks.q, heads.cost(), out, None);
+        }
+        for (b, (out, other)) in out.chunks_mut(n * dv).zip(other.chunks(n * dv)).enumerate() {
+            add_scaled(-lam[b], other, out);
+        }
+        return;
+    }
+    let keys = [packed(first), packed(second)];
+    share(first, 2 * first.cost(), ROWS, out, |b, at, out, rows| {
         let rule = rule(b);
         let heads = [first.head(b), second.head(b)];
         let (n, v) = (out.len() / dv, heads[0].v);
-        let seen_keys = rows.take(&rule, at, n);
-        let w = keys[0][first.k_of[b]].width(seen_keys);
+        let w = rows.take(&rule, at, n);
         let combine = |rows: &mut Rows<T>| {
             let over = |x: T, sum: T| if sum == T::ZERO { T::ZERO } else { x / sum };
             let [p, other] = &mut rows.logits;
@@ -221,7 +177,7 @@ pub fn differential<T: Real, R: Rule<T>>(
                 &heads[which],
                 &keys[which][first.k_of[b]],
                 &rule,
-                seen_keys,
+                w,
                 |_, _| (),
             );
         };
@@ -230,33 +186,11 @@ pub fn differential<T: Real, R: Rule<T>>(
             rows.weigh(which, w);
         }
         combine(rows);
-        if let (Some(values), Some(engine)) = (&values, &rows.engine) {
-            // Values in parts are finite: nothing can spill over from keys that a mask hides.
-            let wide = dv.next_multiple_of(SIDE);
-            rows.acc.grow(SPLIT_ROWS * wide);
-            if w > 0 && rows.left.fill(&rows.logits[0][..n * w], w) {
-                let (columns, groups) = (0..wide / SIDE, 0..w / DEPTH);
-                values[first.v_of[b]].product(
-                    engine,
-                    &rows.left,
-                    columns,
-                    groups,
-                    &mut rows.acc,
-                    wide,
-                    false,
-                );
-                for (row, acc) in out.chunks_exact_mut(dv).zip(rows.acc.chunks_exact(wide)) {
-                    row.copy_from_slice(&acc[..dv]);
-                }
-                return;
-            }
-        }
-        let (w, stride) = (seen_keys, w);
         matmul(
             n,
             w,
             dv,
-            Mat::new(&rows.logits[0], stride),
+            Mat::new(&rows.logits[0], w),
             Mat::new(v, dv),
             out,
             dv,
@@ -268,14 +202,14 @@ pub fn differential<T: Real, R: Rule<T>>(
         // A key that the mask hides must not meet NaN or ∞ among the values.
         look(rows, 0);
         look(rows, 1);
-        let v = |r: &usize| seen(&rows.logits[0][r * stride..r * stride + w], &v[..w * dv], dv);
+        let v = |r: &usize| seen(&rows.logits[0][r * w..(r + 1) * w], &v[..w * dv], dv);
         let again: Vec<(usize, Vec<T>)> = spoilt(out, dv).into_iter().map(|r| (r, v(&r))).collect();
-        rows.weigh(0, stride);
-        rows.weigh(1, stride);
+        rows.weigh(0, w);
+        rows.weigh(1, w);
         combine(rows);
         for (r, v) in again {
             let (p, row) = (
-                &rows.logits[0][r * stride..r * stride + w],
+                &rows.logits[0][r * w..(r + 1) * w],
                 &mut out[r * dv..(r + 1) * dv],
             );
             matmul(1, w, dv, Mat::new(p, w), Mat::new(&v, dv), row, dv, false);

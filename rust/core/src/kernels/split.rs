@@ -83,8 +83,9 @@ pub struct SplitTable<T> {
     pub(super) upright: unsafe fn(Source<T>, *mut Line) -> bool,
     pub(super) multiply: unsafe fn(Tiles<T>),
     pub(super) absorb: unsafe fn(Absorb<T>),
-    /// Both by turns, so that tiles and vectors work at the same time. They share no memory that either writes.
-    pub(super) multiply_absorb: unsafe fn(Tiles<T>, Absorb<T>),
+    /// Products one after the other, and the softmax by turns with them, so that tiles and vectors work at the same time. They
+    /// share no memory that either writes.
+    pub(super) multiply_absorb: unsafe fn(&[Tiles<T>], Absorb<T>),
 }
 
 /// What one step of the online softmax reads and writes beside the weights: see [`Left::absorb`].
@@ -151,7 +152,32 @@ impl<T> Default for Left<T> {
     }
 }
 
+/// Some groups of the depth of a left operand.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a, T> {
+    of: &'a Left<T>,
+    first: usize,
+    groups: usize,
+}
+
 impl<T: Real> Left<T> {
+    /// All of it.
+    #[must_use]
+    pub fn whole(&self) -> Part<'_, T> {
+        self.groups(0..self.groups)
+    }
+
+    /// Groups of 32 of the depth.
+    #[must_use]
+    pub fn groups(&self, groups: Range<usize>) -> Part<'_, T> {
+        assert!(groups.end <= self.groups, "left operand: groups beyond the depth");
+        Part {
+            of: self,
+            first: groups.start,
+            groups: groups.len(),
+        }
+    }
+
     /// Room for (rows, depth) values; what is in it is not specified.
     fn resize(&mut self, rows: usize, depth: usize) {
         (self.rows, self.groups) = (rows.div_ceil(SIDE), depth.div_ceil(DEPTH));
@@ -312,7 +338,7 @@ impl<T: Real> Right<T> {
     pub fn product(
         &self,
         _on: &Engine,
-        a: &Left<T>,
+        a: Part<'_, T>,
         columns: Range<usize>,
         groups: Range<usize>,
         c: &mut [T],
@@ -323,17 +349,17 @@ impl<T: Real> Right<T> {
             return;
         };
         // SAFETY: the operands and C hold what is read and written; the table is this processor's.
-        unsafe { (kernels.multiply)(self.tiles(a, columns, groups, c, ldc, add)) }
+        unsafe { (kernels.multiply)(self.tiles(a, columns, groups, (c.as_mut_ptr(), c.len()), ldc, add)) }
     }
 
-    /// [`Right::product`] without adding, and meanwhile [`Left::absorb`] of other logits.
+    /// [`Right::product`] over the whole depth without adding, for several ranges of columns with the column of C where each
+    /// begins; meanwhile [`Left::absorb`] of other logits.
     #[allow(clippy::too_many_arguments, reason = "operands, ranges, result, softmax")]
-    pub fn product_beside(
+    pub fn products_beside(
         &self,
         _on: &Engine,
         a: &Left<T>,
-        columns: Range<usize>,
-        groups: Range<usize>,
+        columns: impl Iterator<Item = (Range<usize>, usize)>,
         c: &mut [T],
         ldc: usize,
         weights: &mut Left<T>,
@@ -342,40 +368,48 @@ impl<T: Real> Right<T> {
         let Some(kernels) = T::split_kernels() else {
             return;
         };
-        let tiles = self.tiles(a, columns, groups, c, ldc, false);
+        let (len, c) = (c.len(), c.as_mut_ptr());
+        let tiles: Vec<_> = columns
+            .map(|(columns, at)| {
+                assert!(at <= len, "product of split operands: columns beyond C");
+                let c = (c.wrapping_add(at), len - at);
+                self.tiles(a.whole(), columns, 0..self.groups, c, ldc, false)
+            })
+            .collect();
         // SAFETY: as above; the borrows keep what the two write apart.
-        unsafe { (kernels.multiply_absorb)(tiles, weights.step(step)) }
+        unsafe { (kernels.multiply_absorb)(&tiles, weights.step(step)) }
     }
 
-    /// A product as the kernels take it, lengths checked.
+    /// A product as the kernels take it, lengths checked; C is where it begins and how much there is.
     fn tiles(
         &self,
-        a: &Left<T>,
+        a: Part<'_, T>,
         columns: Range<usize>,
         groups: Range<usize>,
-        c: &mut [T],
+        (c, len): (*mut T, usize),
         ldc: usize,
         add: bool,
     ) -> Tiles<T> {
+        let rows = a.of.rows;
         let width = columns.len() * SIDE;
         assert!(
             columns.end <= self.columns
                 && groups.end <= self.groups
                 && a.groups == groups.len()
                 && ldc >= width
-                && (a.rows == 0 || (a.rows * SIDE - 1) * ldc + width <= c.len()),
+                && (rows == 0 || (rows * SIDE - 1) * ldc + width <= len),
             "product of split operands: expected A (n, depth), B (depth, width), C (n, width)"
         );
         let at = columns.start * self.column + groups.start * self.group;
         Tiles {
-            a: a.lines.as_ptr(),
-            a_row: a.groups * LINES,
+            a: a.of.lines[a.first * LINES..].as_ptr(),
+            a_row: a.of.groups * LINES,
             b: self.lines[at.min(self.lines.len())..].as_ptr(),
             b_column: self.column,
             b_group: self.group,
-            c: c.as_mut_ptr(),
+            c,
             ldc,
-            rows: a.rows,
+            rows,
             columns: columns.len(),
             groups: groups.len(),
             add,
@@ -430,8 +464,15 @@ impl<T: Real> Projection<T> {
                     return false;
                 }
                 let groups = at / DEPTH..end.div_ceil(DEPTH);
-                self.right
-                    .product(&engine, &left, 0..wide / SIDE, groups, &mut sums, wide, at > 0);
+                self.right.product(
+                    &engine,
+                    left.whole(),
+                    0..wide / SIDE,
+                    groups,
+                    &mut sums,
+                    wide,
+                    at > 0,
+                );
             }
             for (out, sums) in out.chunks_exact_mut(m).zip(sums.chunks_exact(wide)) {
                 out.copy_from_slice(&sums[..m]);

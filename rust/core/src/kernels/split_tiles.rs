@@ -433,11 +433,13 @@ unsafe fn absorb(a: Absorb<f32>) {
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn multiply_absorb(t: Tiles<f32>, a: Absorb<f32>) {
-    const PRODUCTS: usize = 6;
-    let calls = t.rows.div_ceil(2) * t.columns.div_ceil(2) * t.groups * PRODUCTS;
-    let mut softmax = Softmax::new(a, calls);
-    blocks(t, &mut softmax);
+unsafe fn multiply_absorb(products: &[Tiles<f32>], a: Absorb<f32>) {
+    const STEPS: usize = 6;
+    let calls = |t: &Tiles<f32>| t.rows.div_ceil(2) * t.columns.div_ceil(2) * t.groups * STEPS;
+    let mut softmax = Softmax::new(a, products.iter().map(calls).sum());
+    for t in products {
+        blocks(*t, &mut softmax);
+    }
     softmax.advance(usize::MAX);
 }
 
