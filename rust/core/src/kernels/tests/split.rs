@@ -36,7 +36,7 @@ fn products_are_those_of_single_precision() {
             for add in [false, true] {
                 right.product(
                     &engine,
-                    &left,
+                    left.whole(),
                     0..columns / 16,
                     0..right.groups(),
                     &mut c,
@@ -71,7 +71,7 @@ fn parts_of_a_number_add_up_to_it() {
     assert!(one.fill(&[1.0], 1));
     let right = Right::upright(&x, 256).unwrap();
     let mut c = vec![0.0; 16 * 256];
-    right.product(&engine, &one, 0..16, 0..1, &mut c, 256, false);
+    right.product(&engine, one.whole(), 0..16, 0..1, &mut c, 256, false);
     assert_eq!(&c[..256], &x[..]);
 }
 
@@ -102,7 +102,7 @@ fn numbers_near_the_least_do_not_spill_into_their_neighbours() {
     let mut left = Left::default();
     assert!(left.fill(&x, 64));
     let mut c = vec![0.0; 16 * 16];
-    right.product(&engine, &left, 0..1, 0..2, &mut c, 16, false);
+    right.product(&engine, left.whole(), 0..1, 0..2, &mut c, 16, false);
     assert_eq!(c[0], x.iter().filter(|x| **x >= 1.0).sum::<f32>());
 }
 
@@ -114,7 +114,7 @@ fn sessions_nest() {
     assert!(left.fill(&[2.0], 1));
     let mut c = vec![0.0; 16 * 16];
     let right = Right::upright(&[3.0f32], 1).unwrap();
-    right.product(&outer, &left, 0..1, 0..1, &mut c, 16, false);
+    right.product(&outer, left.whole(), 0..1, 0..1, &mut c, 16, false);
     assert_eq!(c[0], 6.0);
 }
 
@@ -140,7 +140,15 @@ fn online_softmax_goes_on() {
             sum: &mut sum,
             acc: &mut acc[..rows * dv],
         });
-        right.product(&engine, &weights, 0..1, step..step + 1, &mut acc, dv, step > 0);
+        right.product(
+            &engine,
+            weights.whole(),
+            0..1,
+            step..step + 1,
+            &mut acc,
+            dv,
+            step > 0,
+        );
     }
     for r in 0..rows {
         let x = &logits[r * width..(r + 1) * width];
@@ -185,24 +193,32 @@ fn a_product_beside_the_softmax_changes_no_bit() {
                 sum: &mut sum,
                 acc: &mut acc[..rows * dv],
             };
-            let groups = 0..right.groups();
+            let (ldc, groups) = (columns * 16, 0..right.groups());
+            // Two ranges of columns, the later one first.
+            let cut = columns / 2;
+            let ranges = [(cut..columns, 0), (0..cut, 16 * (columns - cut))];
             if beside {
-                let ldc = columns * 16;
-                right.product_beside(
+                right.products_beside(
                     &engine,
                     &left,
-                    0..columns,
-                    groups,
+                    ranges.into_iter(),
                     &mut c,
                     ldc,
                     &mut weights,
                     step,
                 );
             } else {
-                right.product(&engine, &left, 0..columns, groups, &mut c, columns * 16, false);
+                for (columns, at) in ranges {
+                    let (left, groups) = (left.whole(), groups.clone());
+                    right.product(&engine, left, columns, groups, &mut c[at..], ldc, false);
+                }
                 weights.absorb(step);
             }
-            values.product(&engine, &weights, 0..1, 0..width / 32, &mut acc, dv, true);
+            // The same in two parts of the depth.
+            for groups in [0..1, 1..width / 32] {
+                let weights = weights.groups(groups.clone());
+                values.product(&engine, weights, 0..1, groups, &mut acc, dv, true);
+            }
             acc.truncate(rows * dv);
             c.truncate(n * columns * 16);
             (c, top, sum, acc)
