@@ -339,3 +339,40 @@ def test_graph_layers_refuse_gradients_of_the_wrong_shape():
         assert set(layer.backward(np.ones(out.shape))) == {"x", *layer.state_dict()}
         with pytest.raises(at.ShapeError, match=r"\(3, 9\)"):
             layer.backward(np.ones((3, 9)))
+
+
+ROW = np.ones((4, 3))
+MAPS = np.ones((4, 2))
+SCAN = {"u": ROW, "delta": ROW, "A": -np.ones((3, 2)), "B": MAPS, "C": MAPS}
+DUAL = {"x": np.ones((4, 2, 3)), "dt": np.ones((4, 2)), "A": -np.ones(2), "B": np.ones((4, 1, 2)), "C": np.ones((4, 1, 2))}
+
+
+@pytest.mark.parametrize(("scan", "given"), [(at.selective_scan, SCAN), (at.ssd, DUAL)])
+def test_an_operand_that_is_missing_is_named(scan, given):
+    for name in given:
+        with pytest.raises(at.DTypeError, match=f"^{name}: .* got None"):
+            scan(**{**given, name: None})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: at.random_features(4, n),
+        lambda n: at.random_features(n, 4),
+        lambda n: at.linear_attention(ROW, ROW, ROW, features=n),
+        lambda n: at.layouts.fixed(n, block=2, context=4),
+        lambda n: at.layouts.bigbird(n, block=2),
+        lambda n: at.hdc_encode(ROW, dim=n),
+        lambda n: at.sample_neighbors([[0], [1]], [0], [1], num_nodes=n),
+        lambda n: at.MultiHeadAttention(n, 1),
+        lambda n: at.MoEAttention(8, 4, n),
+        lambda n: at.DiffAttention(n, 1),
+        lambda n: at.MambaBlock(4, d_conv=n),
+        lambda n: at.MambaBlock(4, expand=n),
+        lambda n: at.dag_hierarchical_lorentz(at.Dag(3, [[0, 1]]), step=n),
+    ],
+)
+def test_sizes_beyond_memory_are_errors(call):
+    for size in (10**9, 10**18):
+        with pytest.raises(at.ParameterError):
+            call(size)

@@ -14,6 +14,7 @@ from sona.exceptions import ShapeError
 
 __all__ = [
     "Array",
+    "allotted",
     "bits",
     "check_finite_number",
     "cotangent",
@@ -30,6 +31,7 @@ __all__ = [
 Array: TypeAlias = npt.NDArray[Any]
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
+_LARGEST = 1 << 28
 
 
 def view(name: str, x: Any) -> Array:
@@ -65,6 +67,12 @@ def floats(names: Sequence[str], values: Sequence[Any]) -> list[Array]:
         if x.dtype.itemsize == 8:
             dtype = _FLOAT64
     return [x if x is None else np.asarray(x, dtype=dtype, order="C") for x in arrays]  # type: ignore[misc]
+
+
+def allotted(name: str, *sizes: int) -> None:
+    """ParameterError where an array of these sizes is no array but a slip: more than 2**28 values."""
+    if math.prod(sizes) > _LARGEST:
+        raise ParameterError(f"{name}: expected at most {_LARGEST} values, got {' x '.join(map(str, sizes))}")
 
 
 def bits(name: str, x: Any) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, is_float, view
+from sona.attention._arrays import Array, allotted, is_float, view
 from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._vjp import Gradients, Pullback
 from sona.exceptions import ShapeError
@@ -18,12 +18,14 @@ __all__ = ["Module", "glorot", "linear", "linear_vjp", "uniform"]
 
 def glorot(rng: np.random.Generator, rows: int, columns: int, fan_out: int | None = None) -> Array:
     """Uniform in ±sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010), shape (rows, columns)."""
+    allotted("a weight", rows, columns)
     bound = (6.0 / (columns + (fan_out or rows))) ** 0.5
     return rng.uniform(-bound, bound, size=(rows, columns))
 
 
 def uniform(rng: np.random.Generator, rows: int, columns: int) -> Array:
     """Uniform in ±1/sqrt(fan_in), shape (rows, columns)."""
+    allotted("a weight", rows, columns)
     bound = columns**-0.5
     return rng.uniform(-bound, bound, size=(rows, columns))
 

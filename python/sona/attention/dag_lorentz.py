@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from sona.attention._errors import ParameterError
 from sona.attention.dag import Dag, DagScores, positive
 
 __all__ = ["dag_hierarchical_lorentz"]
+
+#: Longest step; a long one is taken in pieces of 100.
+_LONGEST = 1e6
 
 
 def dag_hierarchical_lorentz(
@@ -23,7 +27,7 @@ def dag_hierarchical_lorentz(
         Space has curvature −curvature; above 0.
     temperature : float, default 1.0
         Weights are softmax(−distance / (step·temperature)), the node itself included.
-    step : float, default 3.5
+    step : float, default 3.5, at most 1e6
         Length of an edge where the curvature is −1. From 3 on distances follow the tree closely.
 
     Returns
@@ -56,6 +60,8 @@ def dag_hierarchical_lorentz(
     array([0. , 3.5, 7. ])
     """
     space = (positive("curvature", curvature), positive("temperature", temperature), positive("step", step))
+    if space[2] > _LONGEST:
+        raise ParameterError(f"step: expected at most {_LONGEST:g}, got {space[2]:g}")
     at = None if node is None else dag.node(node)
     scores, distance, parent = dag._graph.lorentz(at, *space)
     return DagScores(scores, {"distance": distance, "parent": parent})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, cotangent, integers
+from sona.attention._arrays import Array, allotted, cotangent, integers
 from sona.attention._errors import GraphError, ParameterError
 from sona.attention._module import linear, linear_vjp
 from sona.attention._vjp import Gradients, Pullback, differentiable
@@ -363,6 +363,7 @@ def sample_neighbors(edge_index: Any, nodes: Any, fanouts: Sequence[int], *, num
     array([0, 1, 2])
     """
     n = count("num_nodes", num_nodes, 0)
+    allotted("num_nodes", n)
     graph = sorted_edges(edge_index, n, loops=False)
     start = integers("nodes", nodes)
     if start.ndim != 1:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, check_finite_number, floats, quote, view, weighted_sum
+from sona.attention._arrays import Array, allotted, check_finite_number, floats, quote, view, weighted_sum
 from sona.attention._arrays import bits as bit_array
 from sona.attention._errors import DTypeError, ParameterError
 from sona.exceptions import ShapeError
@@ -231,6 +231,7 @@ def hdc_encode(x: Any, *, dim: int = 10_000, seed: int = 0, projection: Any = No
     if x.ndim != 2:
         raise ShapeError(f"x: expected (n, F), got {x.shape}")
     if r is None:
+        allotted("dim", dim, x.shape[1])
         r = np.random.default_rng(seed).normal(size=(dim, x.shape[1])).astype(x.dtype)
     elif r.ndim != 2 or r.shape[1] != x.shape[1] or (r.shape[0] != dim and dim != 10_000):
         raise ShapeError(f"projection: expected ({dim}, {x.shape[1]}), got {r.shape}")

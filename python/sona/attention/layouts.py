@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sona.attention._arrays import allotted
 from sona.attention._errors import ParameterError
 
 __all__ = ["bigbird", "fixed", "local", "strided"]
@@ -30,7 +31,9 @@ def _grid(n: int, block: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
         raise ParameterError(f"n: expected at least 0, got {n}")
     if block < 1:
         raise ParameterError(f"block: expected at least 1, got {block}")
-    index = np.arange(-(-n // block), dtype=np.int64)
+    side = -(-n // block)
+    allotted("n / block", side, side)
+    index = np.arange(side, dtype=np.int64)
     return index[:, None], index[None, :]
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sona import _core
-from sona.attention._arrays import Array, cotangent, floats, sum_to
+from sona.attention._arrays import Array, allotted, cotangent, floats, sum_to
 from sona.attention._errors import ParameterError
 from sona.attention._softmax import causal_code, operands
 from sona.attention._unequal import unequal
@@ -52,6 +52,7 @@ def random_features(d: int, m: int, *, seed: int = 0, scaling: int = 0) -> Array
     """
     if d < 1 or m < 1:
         raise ParameterError(f"d and m: expected at least 1, got {d} and {m}")
+    allotted("d and m", max(d, m), d)
     if scaling not in (0, 1):
         raise ParameterError(f"scaling: expected 0 or 1, got {scaling}")
     rng = np.random.default_rng(seed)

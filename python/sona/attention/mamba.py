@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sona.attention._arrays import Array, cotangent
+from sona.attention._arrays import Array, allotted, cotangent
 from sona.attention._errors import ParameterError
 from sona.attention._module import Module, linear, linear_vjp, uniform
 from sona.attention._vjp import Gradients, vjp
@@ -86,6 +86,7 @@ class MambaBlock(Module):
         self.channels = e = expand * d_model
         rng = np.random.default_rng(seed)
         # Step sizes start between 0.001 and 0.1 (Mamba, section 3.6): the bias is their inverse softplus.
+        allotted("d_model, expand, d_state, d_conv, dt_rank", e, max(d_model, d_state, d_conv, rank))
         dt = np.exp(rng.uniform(math.log(1e-3), math.log(1e-1), size=e))
         self._set(
             in_proj__weight=uniform(rng, 2 * e, d_model),

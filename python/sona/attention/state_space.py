@@ -8,7 +8,7 @@ import numpy as np
 
 from sona import _core
 from sona.attention._arrays import Array, cotangent, floats, sum_to
-from sona.attention._errors import ParameterError
+from sona.attention._errors import DTypeError, ParameterError
 from sona.attention._vjp import Gradients, Pullback, differentiable
 from sona.exceptions import ShapeError
 
@@ -37,6 +37,8 @@ class _Scan:
         for name, axes in shapes.items():
             x = arrays[name]
             if x is None:
+                if name in _REQUIRED:
+                    raise DTypeError(f"{name}: expected float32 or float64, got None")
                 continue
             free = axes[0] == "..."
             own = axes[1:] if free else axes
@@ -77,6 +79,9 @@ class _Scan:
                 out[name] = g.reshape(x.shape)
         return out
 
+
+#: Operands that every scan needs.
+_REQUIRED = frozenset({"u", "delta", "x", "dt", "A", "B", "C"})
 
 _S6 = {
     "u": ("...", "L", "d"),
