@@ -75,3 +75,14 @@ def test_bad_curvature():
     for c in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(attention.ParameterError):
             attention.hyperbolic_attention(x, x, x, c=c)
+
+
+@pytest.mark.parametrize(("one", "other"), [((3,), (5, 3)), ((2, 1, 3), (4, 3)), ((1, 4, 3), (2, 1, 3))])
+def test_points_and_tangents_broadcast(one, other):
+    rng = np.random.default_rng(0)
+    x, y = 0.2 * rng.normal(size=one), 0.2 * rng.normal(size=other)
+    whole = np.broadcast_shapes(one, other)
+    full = np.broadcast_to(x, whole), np.broadcast_to(y, whole)
+    for f in (poincare.expmap, poincare.logmap, poincare.mobius_add, poincare.dist):
+        np.testing.assert_allclose(f(x, y, c=0.7), f(*full, c=0.7), atol=1e-12)
+        np.testing.assert_allclose(f(y, x, c=0.7), f(*full[::-1], c=0.7), atol=1e-12)

@@ -174,3 +174,37 @@ def test_hypervector_attention():
     v[order[0, 0, -1]] = np.nan
     assert np.isfinite(at.hdc_attention(q[0, :1], k, v, topk=2)).all()
     assert at.hdc_attention(q, k[:0], v[:0]).shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, -1e4, 1e4])
+def test_hypervector_attention_takes_any_beta_beside_topk(beta):
+    rng = np.random.default_rng(3)
+    q, k, v = rng.random((3, 70)) < 0.5, rng.random((6, 70)) < 0.5, rng.normal(size=(6, 2))
+    similarity = 1 - 2 * (q[:, None] != k[None]).mean(axis=-1)
+    logits = np.full_like(similarity, -np.inf)
+    for row, of in zip(logits, similarity, strict=True):
+        nearest = np.argsort(-of, kind="stable")[:4]
+        row[nearest] = beta * of[nearest]
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    np.testing.assert_allclose(at.hdc_attention(q, k, v, beta=beta, topk=4), e / e.sum(axis=-1, keepdims=True) @ v, atol=1e-12)
+
+
+@pytest.mark.parametrize(("patterns", "values"), [((2, 1), (3,)), ((), (2,)), ((2,), ()), ((1,), (4,))])
+def test_hopfield_values_broadcast_against_the_patterns_in_several_steps(patterns, values):
+    rng = np.random.default_rng(1)
+    given = rng.normal(size=(4, 3)), rng.normal(size=(*patterns, 5, 3)), rng.normal(size=(*values, 5, 2))
+    lead = np.broadcast_shapes(patterns, values)
+    full = [np.ascontiguousarray(np.broadcast_to(x, lead + x.shape[-2:])) for x in given]
+    out, pull = at.vjp(at.hopfield_retrieve, *given, steps=3, tol=0)
+    want, pull_full = at.vjp(at.hopfield_retrieve, *full, steps=3, tol=0)
+    np.testing.assert_allclose(out, want, atol=1e-12)
+    dout = rng.normal(size=out.shape)
+    got, grads = pull(dout), pull_full(dout)
+    for name, x in zip(("state", "patterns", "values"), given, strict=True):
+        free = tuple(i for i, n in enumerate((1,) * (len(lead) + 2 - x.ndim) + x.shape) if n == 1 and grads[name].shape[i] > 1)
+        extra = tuple(range(len(lead) + 2 - x.ndim))
+        np.testing.assert_allclose(
+            got[name], grads[name].sum(axis=tuple({*free, *extra}), keepdims=True).reshape(x.shape), atol=1e-12
+        )
+    with pytest.raises(at.ShapeError):
+        at.hopfield_retrieve(given[0], given[1], rng.normal(size=(*values, 4, 2)), steps=2)

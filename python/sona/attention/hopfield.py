@@ -37,8 +37,6 @@ def _retrieve(
     state, patterns, values = floats(("state", "patterns", "values"), (state, patterns, values))
     inner = operands(state, patterns, patterns, scale=scale)
     last = inner if values is None else operands(state, patterns, values, scale=scale)
-    if values is not None and steps > 1 and values.shape[:-2] != patterns.shape[:-2]:
-        raise ShapeError(f"values do not belong to the patterns: {quote(('patterns', 'values'), (patterns, values))}")
     moving: Array | None = None
     trail: list[tuple[Array, Array | None]] = []
     # Later steps start from a state with the leading dimensions of all operands.

@@ -298,12 +298,13 @@ def hdc_attention(
         similarity[h] = hdc_similarity(queries[h], keys[h], dim=dim)
     if m == 0:
         return np.zeros((*lead, n, v.shape[-1]), dtype=v.dtype)
+    logits = beta * similarity
     seen = None
     if topk is not None and topk < m:
         order = np.argsort(-similarity, axis=-1, kind="stable")[..., topk:]
-        np.put_along_axis(similarity, order, -np.inf, axis=-1)
-        seen = ~np.isneginf(similarity).reshape(*lead, n, m)
-    e = np.exp(beta * (similarity - similarity.max(axis=-1, keepdims=True)))
+        np.put_along_axis(logits, order, -np.inf, axis=-1)
+        seen = ~np.isneginf(logits).reshape(*lead, n, m)
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     weights = (e / e.sum(axis=-1, keepdims=True)).reshape(*lead, n, m)
     return weighted_sum(weights.astype(v.dtype), v, seen)
 

@@ -114,7 +114,8 @@ def mobius_add(x: Any, y: Any, *, c: float = 1.0) -> Array:
 def _scaled(x: Array, by: Array) -> Array:
     """by·x/‖x‖, zero for zero."""
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
-    return np.asarray(x * np.divide(by, norm, out=np.zeros_like(norm), where=norm > 0))
+    share = np.zeros(np.broadcast_shapes(by.shape, norm.shape), dtype=np.result_type(by, norm))
+    return np.asarray(x * np.divide(by, norm, out=share, where=norm > 0))
 
 
 def expmap0_in(u: Array, c: float) -> Array:
