@@ -3,6 +3,7 @@
 mod boundary;
 mod config;
 mod ewc;
+mod items;
 mod replay;
 
 use pyo3::prelude::*;

@@ -1,6 +1,7 @@
 //! Binding of `sona_core::dreams::DreamEngine` and of the walk.
 
 use super::consolidate::PyConsolidator;
+use super::dream::{Stop, config_of, emit_dream, path_ids, told};
 use super::extract_node;
 use crate::arrays::{detached, matrix, metrics_dict, place, whole};
 use crate::errors::{IntoPy, to_py};
@@ -8,9 +9,9 @@ use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyType};
 use sona_core::Error;
-use sona_core::dreams::{self, Dream, DreamConfig, DreamEngine, Node};
+use sona_core::dreams::{self, DreamConfig, DreamEngine};
 
 /// Most dreams of one call.
 const MAX_DREAMS: usize = 1_000_000;
@@ -62,74 +63,6 @@ impl PyDreamEngine {
             inner: Mutex::new(inner),
         }
     }
-}
-
-fn config_of(ob: &Bound<'_, PyAny>) -> PyResult<DreamConfig> {
-    let py = ob.py();
-    Ok(DreamConfig {
-        path_length: whole("path_length", ob.getattr(intern!(py, "path_length"))?.extract()?)?,
-        creative_jump_prob: ob.getattr(intern!(py, "creative_jump_prob"))?.extract()?,
-        restart_prob: ob.getattr(intern!(py, "restart_prob"))?.extract()?,
-        novelty_weight: ob.getattr(intern!(py, "novelty_weight"))?.extract()?,
-        coherence_weight: ob.getattr(intern!(py, "coherence_weight"))?.extract()?,
-        utility_weight: ob.getattr(intern!(py, "utility_weight"))?.extract()?,
-        jump_temperature: ob.getattr(intern!(py, "jump_temperature"))?.extract()?,
-        probation: whole("probation", ob.getattr(intern!(py, "probation"))?.extract()?)?,
-    })
-}
-
-/// What a dream's path holds, copied so that the Python objects are made without the lock.
-struct Stop {
-    node: Node,
-    embedding: Vec<f32>,
-}
-
-fn told(engine: &DreamEngine, dream: &Dream) -> Vec<Stop> {
-    let graph = engine.graph();
-    let stop = |at: &usize| Stop {
-        node: *graph.node(*at),
-        embedding: graph.embedding(*at).to_vec(),
-    };
-    dream.path.iter().map(stop).collect()
-}
-
-fn emit_dream<'py>(py: Python<'py>, dream: &Dream, stops: &[Stop]) -> PyResult<Bound<'py, PyAny>> {
-    let module = py.import(intern!(py, "sona.dreams"))?;
-    let make = module.getattr(intern!(py, "_memory_node"))?;
-    // A memory that comes twice is one object.
-    let mut path: Vec<Bound<'py, PyAny>> = Vec::with_capacity(stops.len());
-    for (i, stop) in stops.iter().enumerate() {
-        let seen = dream.path[..i].iter().position(|at| *at == dream.path[i]);
-        path.push(match seen {
-            Some(at) => path[at].clone(),
-            None => make.call1((
-                stop.node.id,
-                PyArray1::from_slice(py, &stop.embedding),
-                stop.node.timestamp,
-                stop.node.access_count,
-                stop.node.importance,
-            ))?,
-        });
-    }
-    let s = dream.score;
-    module.getattr(intern!(py, "Dream"))?.call1((
-        dream.id,
-        PyTuple::new(py, path)?,
-        dream.creative_jumps,
-        s.novelty,
-        s.coherence,
-        s.utility,
-        s.total,
-    ))
-}
-
-fn path_ids(dream: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
-    let py = dream.py();
-    dream
-        .getattr(intern!(py, "path"))?
-        .try_iter()?
-        .map(|node| node?.getattr(intern!(py, "id"))?.extract())
-        .collect()
 }
 
 #[pymethods]
@@ -480,14 +413,7 @@ fn random_walk_with_restart<'py>(
     Ok(PyArray1::from_vec(py, r))
 }
 
-/// Raises for a setting out of range.
-#[pyfunction]
-fn check_dream_config(config: &Bound<'_, PyAny>) -> PyResult<()> {
-    config_of(config)?.check().py()
-}
-
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(check_dream_config, m)?)?;
     m.add_function(wrap_pyfunction!(random_walk_with_restart, m)?)?;
     m.add_class::<PyDreamEngine>()
 }

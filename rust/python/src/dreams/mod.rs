@@ -1,6 +1,7 @@
 //! Binding of `sona_core::dreams`.
 
 mod consolidate;
+mod dream;
 mod edges;
 mod engine;
 mod phi;
@@ -27,6 +28,7 @@ fn extract_node(ob: &Bound<'_, PyAny>) -> PyResult<(Node, Vec<f32>)> {
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     edges::register(m)?;
+    dream::register(m)?;
     engine::register(m)?;
     phi::register(m)?;
     consolidate::register(m)
