@@ -235,3 +235,23 @@ def test_threads_and_forgetting(tmp_path):
         last = eng.router.to_bytes()
     with engine(tmp_path) as eng:
         assert eng.router.to_bytes() == last
+
+
+def test_models_that_are_gone(tmp_path):
+    three = {**models(), "dear": Model(lambda q, c: "dear", 99.0)}
+    sure = TinyDancerRouter({m: three[m].price for m in three}, dim=D, exploration=0.0)
+    with SonaEngine(SonaConfig(hidden_dim=D), models=three, store=tmp_path, router=sure) as eng:
+        first = eng.process("1", Context(user_id="bob"), embedding=vector(1))
+        assert first.model == "dear"
+    only = {"small": models()["small"]}
+    with SonaEngine(SonaConfig(hidden_dim=D), models=only, judge=good, store=tmp_path) as eng:
+        assert {a.model for a in serve(eng, MIXED)} == {"small"}
+        # An outcome of a model that is gone is still one.
+        assert eng.outcome(first.decision_id, 1.0)
+        eng.forget(user="eve")
+        assert eng.router.metrics()["outcomes"] == len(WITHOUT) + 1
+        assert list(eng.router.models) == ["small", "big", "dear"]
+        whole = eng.router.to_bytes()
+    (tmp_path / "router" / "0001" / "checkpoint").unlink()
+    with engine(tmp_path) as eng:
+        assert np.array_equal(eng.router.estimate(PROBES)[0], TinyDancerRouter.from_bytes(whole).estimate(PROBES)[0])

@@ -14,7 +14,7 @@ class BudgetPacer:
     """Spend a limit evenly over its window, through a shadow price of cost.
 
     The price rises by up to 5 % per request while the mean of recent costs is above what is left per remaining request, and
-    falls while it is below. A router adds it to its ``cost_weight``. A window that is over begins anew.
+    falls by up to 14 % while it is below. A router adds it to its ``cost_weight``. A window that is over begins anew.
 
     Parameters
     ----------

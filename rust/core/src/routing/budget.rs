@@ -33,8 +33,10 @@ pub struct BudgetPacer {
     total: f64,
 }
 
-/// Step of the shadow price.
-const STEP: f64 = 0.05;
+/// Steps of the shadow price, up and down. Down is faster: what is left unspent while the price falls is lost when the requests
+/// that are worth it have passed, and the limit itself guards against the opposite.
+const UP: f64 = 0.05;
+const DOWN: f64 = 0.15;
 /// Requests that the running mean of cost looks back.
 const MEMORY: f64 = 50.0;
 
@@ -129,7 +131,7 @@ impl BudgetPacer {
     }
 
     /// Notes one request's cost at second `now`, and moves the price: up by at most 5 % while the recent mean cost is
-    /// above what is left per request, down while it is below.
+    /// above what is left per request, down by at most 14 % while it is below.
     pub fn spend(&mut self, cost: f64, now: f64) -> Result<()> {
         check_number("cost", cost)?;
         check_number("now", now)?;
@@ -151,7 +153,8 @@ impl BudgetPacer {
         let fair = self.limit / (left + self.requests as f64);
         let due = (self.remaining() / left).max(0.02 * fair);
         let off = (mean / due - 1.0).clamp(-1.0, 1.0);
-        self.multiplier = (self.multiplier * (STEP * off).exp()).clamp(1e-3 * self.scale, 1e3 * self.scale);
+        let step = if off > 0.0 { UP } else { DOWN };
+        self.multiplier = (self.multiplier * (step * off).exp()).clamp(1e-3 * self.scale, 1e3 * self.scale);
         Ok(())
     }
 
