@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -182,23 +183,22 @@ class RouterJournal:
         """
         with self._lock:
             self._own()
-            removed = 0
-            payloads = self._payloads()
-            kept = _without(payloads, user)
-            if len(kept) < len(payloads):
-                removed += len(payloads) - len(kept)
+            decisions = _decisions_of(self._payloads(), user)
+            before = self._records()
+            if decisions:
                 # No number is given out twice: a late outcome of a forgotten decision finds nothing.
-                kept.append(_pack({"kind": "next", "id": self.router._core.next_id}, np.empty(0, np.float32)))
+                mark = _pack({"kind": "next", "id": self.router._core.next_id}, np.empty(0, np.float32))
                 if self._folder is not None:
                     # First: a process killed in between must not find a checkpoint that knows more than the log.
                     (self._folder / "checkpoint").unlink(missing_ok=True)
-                self._rewrite(kept)
+                self._rewrite(chain(_without(self._payloads(), decisions), [mark]))
                 rebuilt = TinyDancerRouter.from_bytes(self._base)
-                _replay(rebuilt, map(_unpack, kept))
+                _replay(rebuilt, map(_unpack, self._payloads()))
                 rebuilt._core.succeed(self.router._core)
                 self.router._take(rebuilt)
                 self.checkpoint()
-            return removed + self._forget_of_the_dead(user)
+                before += 1
+            return before - self._records() + self._forget_of_the_dead(user)
 
     def _forget_of_the_dead(self, user: str) -> int:
         removed = 0
@@ -213,12 +213,15 @@ class RouterJournal:
                     raise
                 continue
             other._folder = folder
-            payloads = other._payloads()
-            kept = _without(payloads, user)
-            if len(kept) < len(payloads):
-                removed += len(payloads) - len(kept)
+            before = other._records()
+            if decisions := _decisions_of(other._payloads(), user):
                 (folder / "checkpoint").unlink(missing_ok=True)
-                other._rewrite(kept)
+                # Its next decision gets a number above all that it gave out.
+                last = max(head["id"] for head, _ in map(_unpack, other._payloads()) if "id" in head)
+                mark = _pack({"kind": "next", "id": last + 1}, np.empty(0, np.float32))
+                other._rewrite(chain(_without(other._payloads(), decisions), [mark]))
+                before += 1
+            removed += before - other._records()
             other._log.close()
         return removed
 
@@ -252,20 +255,23 @@ class RouterJournal:
         if self._fresh >= CHECKPOINT_EVERY:
             self.checkpoint()
 
-    def _payloads(self) -> list[bytes]:
+    def _payloads(self) -> Iterator[bytes]:
         if self._log is None:
-            return list(self._memory)
-        return [p for _, p in self._log.replay(self._log.first_seq)]
+            return iter(list(self._memory))
+        return (p for _, p in self._log.replay(self._log.first_seq))
 
-    def _rewrite(self, kept: list[bytes]) -> None:
+    def _records(self) -> int:
+        return len(self._memory) if self._log is None else self._log.next_seq - self._log.first_seq
+
+    def _rewrite(self, kept: Iterable[bytes]) -> None:
         if self._log is None or self._folder is None:
             self._memory = deque(kept, maxlen=MEMORY)
             return
         path, fresh = self._folder / "events", self._folder / "events.new"
         fresh.unlink(missing_ok=True)
         with EventLog(fresh, fsync="none") as log:
-            if kept:
-                log.append_many(kept)
+            for payload in kept:
+                log.append(payload)
             log.flush()
         self._log.close()
         os.replace(fresh, path)
@@ -293,16 +299,17 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _without(payloads: Iterable[bytes], user: str) -> list[bytes]:
-    """The records that have nothing to do with a user."""
-    gone, kept = set(), []
+def _decisions_of(payloads: Iterable[bytes], user: str) -> set[int]:
+    heads = (head for head, _ in map(_unpack, payloads))
+    return {head["id"] for head in heads if head["kind"] == "decision" and head["user"] == user}
+
+
+def _without(payloads: Iterable[bytes], decisions: set[int]) -> Iterator[bytes]:
+    """The records that are neither of these decisions nor their outcomes."""
     for payload in payloads:
         head, _ = _unpack(payload)
-        if head["kind"] == "decision" and head["user"] == user:
-            gone.add(head["id"])
-        elif head["kind"] != "outcome" or head["id"] not in gone:
-            kept.append(payload)
-    return kept
+        if head["kind"] not in ("decision", "outcome") or head["id"] not in decisions:
+            yield payload
 
 
 def _replay(router: TinyDancerRouter, records: Iterator[Record]) -> None:

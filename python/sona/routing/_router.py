@@ -240,7 +240,7 @@ class TinyDancerRouter:
         """
         places = None if candidates is None else list(dict.fromkeys(self._model(m) for m in candidates))
         c = self._core.route(embedding, places, cost_weight, tenant, time.time() if now is None else now)
-        names = [self._names[i] for i in c["candidates"]]
+        names = self._names if places is None else [self._names[i] for i in places]
         return RoutingDecision(
             decision_id=f"r-{c['id']}",
             model=self._names[c["model"]],

@@ -149,7 +149,6 @@ impl PyRouter {
         let out = PyDict::new(py);
         out.set_item("id", c.id)?;
         out.set_item("model", c.model)?;
-        out.set_item("candidates", c.candidates)?;
         out.set_item("quality", c.quality)?;
         out.set_item("lower", c.lower)?;
         out.set_item("propensity", c.propensity)?;
