@@ -5,7 +5,7 @@
 use super::tile::{self, Blocks, Head, Rule, Scratch, Span};
 use crate::kernels::Aligned;
 use crate::kernels::real::{Real, scale_by};
-use crate::kernels::split::{DEPTH, Engine, Left, Online, Right, SIDE};
+use crate::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, Right, SIDE};
 
 /// Queries whose logits are made and used while they sit in the nearest caches.
 const STRIP: usize = 4 * SIDE;
@@ -37,8 +37,9 @@ struct Strip<T> {
     spans: Vec<Span>,
     top: [T; STRIP],
     sum: [T; STRIP],
-    /// Sums of weighted values, rows and columns in whole blocks; of no use before the first keys.
-    acc: Aligned<T>,
+    /// What the latest maximum makes of the sums of values before it.
+    fade: [T; STRIP],
+    /// There are such sums.
     begun: bool,
 }
 
@@ -64,6 +65,11 @@ struct Meeting {
 }
 
 impl Meeting {
+    fn clear(&mut self) {
+        self.width = 0;
+        self.stretches.clear();
+    }
+
     fn add(&mut self, span: Span) {
         let (from, to) = (span.start / DEPTH * DEPTH, span.end.next_multiple_of(DEPTH));
         self.stretches.push(Stretch {
@@ -83,9 +89,12 @@ pub(super) struct Strips<T> {
     /// Queries of each strip, scaled.
     queries: Vec<Left<T>>,
     q: Vec<T>,
+    /// Sums of weighted values of each strip, rows and columns in whole blocks.
+    sums: Vec<Aligned<T>>,
     /// Of the meeting at hand, and of the one before.
     logits: [Aligned<T>; 2],
-    weights: Left<T>,
+    /// Of the one before, and of the one before that.
+    weights: [Left<T>; 2],
 }
 
 impl<T> Default for Strips<T> {
@@ -94,8 +103,9 @@ impl<T> Default for Strips<T> {
             strips: Vec::new(),
             queries: Vec::new(),
             q: Vec::new(),
+            sums: Vec::new(),
             logits: Default::default(),
-            weights: Left::default(),
+            weights: Default::default(),
         }
     }
 }
@@ -126,38 +136,29 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
     }
     // Several strips take turns with the same keys; a single one goes its own way.
     let turn = if count > 1 { block } else { m.max(1) };
-    let mut before = Meeting::default();
-    let mut now = Meeting::default();
+    let mut turns = <[Meeting; 3]>::default();
     for at in (0..m).step_by(turn) {
         for strip in 0..count {
-            let of = &queries[strip * STRIP..((strip + 1) * STRIP).min(queries.len())];
-            let mut meet = |s: &mut Strips<T>, now: &mut Meeting| {
-                if now.width > 0 {
-                    (now.strip, now.n) = (strip, of.len());
-                    s.meet(parts, rule, of, now, &before, wide);
-                    std::mem::swap(now, &mut before);
-                    now.stretches.clear();
-                    now.width = 0;
-                }
-            };
+            let n = STRIP.min(queries.len() - strip * STRIP);
             for i in 0..s.strips[strip].spans.len() {
                 let span = s.strips[strip].spans[i];
                 let (start, end) = (span.start.max(at), span.end.min(at + turn));
                 for start in (start..end).step_by(block) {
                     let end = (start + block).min(end);
-                    if now.width + (end - start) > block {
-                        meet(s, &mut now);
+                    if turns[0].width > 0 && turns[0].width + (end - start) > block {
+                        s.advance(parts, rule, queries, &mut turns, wide);
                     }
-                    now.add(Span { start, end, ..span });
+                    (turns[0].strip, turns[0].n) = (strip, n);
+                    turns[0].add(Span { start, end, ..span });
                 }
             }
-            meet(s, &mut now);
+            if turns[0].width > 0 {
+                s.advance(parts, rule, queries, &mut turns, wide);
+            }
         }
     }
-    if before.width > 0 {
-        let step = s.strips[before.strip].step(&before, &s.logits[1], wide);
-        s.weights.absorb(step);
-        s.gather(parts, &before, wide);
+    while turns.iter().any(|x| x.width > 0) {
+        s.advance(parts, rule, queries, &mut turns, wide);
     }
     for (i, strip) in s.strips[..count].iter().enumerate() {
         let first = i * STRIP;
@@ -173,7 +174,7 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
             if strip.sum[r] == T::ZERO {
                 row.fill(T::ZERO);
             } else {
-                row.copy_from_slice(&strip.acc[r * wide..r * wide + dv]);
+                row.copy_from_slice(&s.sums[i][r * wide..r * wide + dv]);
                 scale_by(T::ONE / strip.sum[r], row);
             }
             if let Some(lse) = lse.as_deref_mut() {
@@ -190,13 +191,13 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
 
 impl<T: Real> Strip<T> {
     /// The online softmax goes on over the keys of a meeting.
-    fn step<'a>(&'a mut self, of: &Meeting, logits: &'a [T], wide: usize) -> Online<'a, T> {
+    fn step<'a>(&'a mut self, of: &Meeting, logits: &'a [T]) -> Online<'a, T> {
         Online {
             logits,
             width: of.width,
             top: &mut self.top[..of.n],
             sum: &mut self.sum[..of.n],
-            acc: &mut self.acc[..of.n * wide],
+            fade: &mut self.fade[..of.n],
         }
     }
 }
@@ -206,6 +207,7 @@ impl<T: Real> Strips<T> {
     pub fn shrink(&mut self) {
         self.strips.truncate(KEPT);
         self.queries.truncate(KEPT);
+        self.sums.truncate(KEPT);
     }
 
     /// Splits the queries; nothing is known of them yet.
@@ -213,16 +215,17 @@ impl<T: Real> Strips<T> {
         let (d, count) = (head.d, queries.len().div_ceil(STRIP));
         let more = count.max(self.strips.len());
         self.queries.resize_with(more, Left::default);
+        self.sums.resize_with(more, Aligned::default);
         self.strips.resize_with(more, || Strip {
             tame: false,
             spans: Vec::new(),
             top: [T::ZERO; STRIP],
             sum: [T::ZERO; STRIP],
-            acc: Aligned::default(),
+            fade: [T::ONE; STRIP],
             begun: false,
         });
-        let strips = self.strips.iter_mut().zip(&mut self.queries);
-        for ((strip, left), of) in strips.zip(queries.chunks(STRIP)) {
+        let strips = self.strips.iter_mut().zip(&mut self.queries).zip(&mut self.sums);
+        for (((strip, left), sums), of) in strips.zip(queries.chunks(STRIP)) {
             self.q.clear();
             of.iter()
                 .for_each(|&i| self.q.extend_from_slice(&head.q[i * d..(i + 1) * d]));
@@ -235,54 +238,69 @@ impl<T: Real> Strips<T> {
             strip.top = [T::NEG_INFINITY; STRIP];
             strip.sum = [T::ZERO; STRIP];
             strip.begun = false;
-            let room = of.len().next_multiple_of(SIDE) * wide;
-            strip.acc.grow(room);
+            sums.grow(of.len().next_multiple_of(SIDE) * wide);
         }
     }
 
-    /// Logits of a meeting; meanwhile those of the one before become weights, which then gather their values.
-    fn meet<R: Rule<T> + ?Sized>(
+    /// Logits of the first meeting and values of the third; meanwhile logits of the second become weights. Then each is one
+    /// further, and the first is empty.
+    fn advance<R: Rule<T> + ?Sized>(
         &mut self,
         parts: Parts<'_, T>,
         rule: &R,
         queries: &[usize],
-        now: &Meeting,
-        before: &Meeting,
+        turns: &mut [Meeting; 3],
         wide: usize,
     ) {
-        let (keys, q, w) = (parts.keys, &self.queries[now.strip], now.width);
+        let [look, weigh, gather] = &*turns;
+        let mut products = Products::default();
         let [logits, ready] = &mut self.logits;
-        logits.grow(now.n.next_multiple_of(SIDE) * w);
-        let columns = now.stretches.iter().map(|x| {
-            let columns = x.from / SIDE..(x.to / SIDE).min(keys.columns());
-            (columns, x.column)
-        });
-        if before.width > 0 {
-            let step = self.strips[before.strip].step(before, ready, wide);
-            keys.products_beside(parts.engine, q, columns, logits, w, &mut self.weights, step);
-        } else {
-            for (columns, at) in columns {
-                let logits = &mut logits[at..];
-                keys.product(
-                    parts.engine,
-                    q.whole(),
-                    columns,
-                    0..keys.groups(),
-                    logits,
-                    w,
-                    false,
-                );
+        let [weights, of] = &mut self.weights;
+        if look.width > 0 {
+            logits.grow(look.n.next_multiple_of(SIDE) * look.width);
+            let keys = parts.keys;
+            let pieces = look.stretches.iter().map(|x| Piece {
+                of: 0..keys.groups(),
+                columns: x.from / SIDE..(x.to / SIDE).min(keys.columns()),
+                groups: 0..keys.groups(),
+                at: x.column,
+                add: false,
+            });
+            products.push(keys, &self.queries[look.strip], pieces, logits, look.width);
+        }
+        if gather.width > 0 {
+            let (strip, sums) = (&mut self.strips[gather.strip], &mut self.sums[gather.strip]);
+            for (row, fade) in sums.chunks_exact_mut(wide).zip(&strip.fade[..gather.n]) {
+                if strip.begun && *fade != T::ONE {
+                    scale_by(*fade, row);
+                }
             }
+            let begun = std::mem::replace(&mut strip.begun, true);
+            let pieces = gather.stretches.iter().enumerate().map(|(i, x)| Piece {
+                of: x.column / DEPTH..(x.column + x.to - x.from) / DEPTH,
+                columns: 0..wide / SIDE,
+                groups: x.from / DEPTH..x.to / DEPTH,
+                at: 0,
+                add: begun || i > 0,
+            });
+            products.push(parts.values, of, pieces, sums, wide);
         }
-        self.mask(rule, queries, now);
-        if before.width > 0 {
-            self.gather(parts, before, wide);
+        if weigh.width > 0 {
+            let step = self.strips[weigh.strip].step(weigh, ready);
+            products.run_beside(parts.engine, weights, step);
+        } else {
+            products.run(parts.engine);
         }
+        self.mask(rule, queries, look);
         self.logits.swap(0, 1);
+        self.weights.swap(0, 1);
+        turns.rotate_right(1);
+        turns[0].clear();
     }
 
     /// Hides the keys outside the spans and what the rule hides.
     fn mask<R: Rule<T> + ?Sized>(&mut self, rule: &R, queries: &[usize], now: &Meeting) {
+        let queries = &queries[now.strip * STRIP..][..now.n];
         for Stretch {
             from,
             to,
@@ -301,21 +319,6 @@ impl<T: Real> Strips<T> {
                     rule.apply(*i, span.start, &mut line[span.start - from..span.end - from]);
                 }
             }
-        }
-    }
-
-    /// Adds the weighted values of a meeting.
-    fn gather(&mut self, parts: Parts<'_, T>, of: &Meeting, wide: usize) {
-        let strip = &mut self.strips[of.strip];
-        for x in &of.stretches {
-            let groups = x.from / DEPTH..x.to / DEPTH;
-            let weights = self
-                .weights
-                .groups(x.column / DEPTH..(x.column + x.to - x.from) / DEPTH);
-            let (columns, acc) = (0..wide / SIDE, &mut strip.acc);
-            let values = parts.values;
-            values.product(parts.engine, weights, columns, groups, acc, wide, strip.begun);
-            strip.begun = true;
         }
     }
 }

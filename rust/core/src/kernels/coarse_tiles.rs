@@ -14,7 +14,7 @@ use super::coarse::{Coarse, CoarseTable, GROUP};
 use super::nearest::{BLOCK, Nearest, Sink, Sites, TILE, blocks};
 use super::simd::Simd;
 use super::split::{DEPTH, SIDE};
-use super::split_tiles::{pairs, some, turn};
+use super::split_parts::{pairs, some, turn};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 

@@ -44,6 +44,7 @@ pub mod nearest;
 mod neighbours;
 mod pages;
 mod panel;
+pub mod projection;
 pub mod real;
 mod recurrence;
 mod rows;
@@ -52,6 +53,8 @@ mod scan;
 mod select;
 mod simd;
 pub mod split;
+#[cfg(target_arch = "x86_64")]
+mod split_parts;
 #[cfg(target_arch = "x86_64")]
 mod split_tiles;
 mod stamp;

@@ -7,7 +7,6 @@
 //!
 //! Operands are cut into tiles of 16 × 32: [`Left`] by rows, [`Right`] by columns.
 
-use super::aligned::Aligned;
 use super::real::Real;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -37,7 +36,7 @@ pub(super) struct Source<T> {
 }
 
 /// A product of operands in parts; steps are counted in lines.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Tiles<T> {
     pub a: *const Line,
     pub a_row: usize,
@@ -64,8 +63,7 @@ pub(super) struct Absorb<T> {
     pub logits: *const T,
     pub top: *mut T,
     pub sum: *mut T,
-    pub acc: *mut T,
-    pub dv: usize,
+    pub fade: *mut T,
     pub out: *mut Line,
     /// Lines between row blocks of `out`.
     pub out_row: usize,
@@ -99,8 +97,8 @@ pub struct Online<'a, T> {
     pub top: &'a mut [T],
     /// Sum of weights so far (rows).
     pub sum: &'a mut [T],
-    /// Sums of weighted values so far (rows, dv).
-    pub acc: &'a mut [T],
+    /// Becomes what sums of weighted values so far are to be multiplied by (rows): 1 where the maximum stays.
+    pub fade: &'a mut [T],
 }
 
 /// What multiplies split numbers, set up for this thread until it is dropped.
@@ -152,32 +150,7 @@ impl<T> Default for Left<T> {
     }
 }
 
-/// Some groups of the depth of a left operand.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a, T> {
-    of: &'a Left<T>,
-    first: usize,
-    groups: usize,
-}
-
 impl<T: Real> Left<T> {
-    /// All of it.
-    #[must_use]
-    pub fn whole(&self) -> Part<'_, T> {
-        self.groups(0..self.groups)
-    }
-
-    /// Groups of 32 of the depth.
-    #[must_use]
-    pub fn groups(&self, groups: Range<usize>) -> Part<'_, T> {
-        assert!(groups.end <= self.groups, "left operand: groups beyond the depth");
-        Part {
-            of: self,
-            first: groups.start,
-            groups: groups.len(),
-        }
-    }
-
     /// Room for (rows, depth) values; what is in it is not specified.
     fn resize(&mut self, rows: usize, depth: usize) {
         (self.rows, self.groups) = (rows.div_ceil(SIDE), depth.div_ceil(DEPTH));
@@ -216,7 +189,7 @@ impl<T: Real> Left<T> {
     }
 
     /// One step of the online softmax for the rows of `logits` (rows, width), `width` a multiple of 32: the weights relative to the
-    /// new maximum become this operand; `sum` and `acc` (rows, dv) fade to it.
+    /// new maximum become this operand.
     pub fn absorb(&mut self, step: Online<'_, T>) {
         let Some(kernels) = T::split_kernels() else {
             return;
@@ -228,13 +201,12 @@ impl<T: Real> Left<T> {
     /// The same as the kernels take it, lengths checked.
     fn step(&mut self, step: Online<'_, T>) -> Absorb<T> {
         let (rows, width) = (step.top.len(), step.width);
-        let dv = step.acc.len().checked_div(rows).unwrap_or(0);
         assert!(
             width.is_multiple_of(DEPTH)
                 && step.sum.len() == rows
                 && step.logits.len() >= rows * width
-                && step.acc.len() == rows * dv,
-            "absorb: expected logits (rows, width), top and sum (rows), acc (rows, dv)"
+                && step.fade.len() == rows,
+            "absorb: expected logits (rows, width), top, sum and fade (rows)"
         );
         self.resize(rows, width);
         Absorb {
@@ -243,8 +215,7 @@ impl<T: Real> Left<T> {
             logits: step.logits.as_ptr(),
             top: step.top.as_mut_ptr(),
             sum: step.sum.as_mut_ptr(),
-            acc: step.acc.as_mut_ptr(),
-            dv,
+            fade: step.fade.as_mut_ptr(),
             out: self.lines.as_mut_ptr(),
             out_row: self.groups * LINES,
         }
@@ -338,7 +309,7 @@ impl<T: Real> Right<T> {
     pub fn product(
         &self,
         _on: &Engine,
-        a: Part<'_, T>,
+        a: &Left<T>,
         columns: Range<usize>,
         groups: Range<usize>,
         c: &mut [T],
@@ -347,69 +318,47 @@ impl<T: Real> Right<T> {
     ) {
         let Some(kernels) = T::split_kernels() else {
             return;
+        };
+        let piece = Piece {
+            of: 0..a.groups,
+            columns,
+            groups,
+            at: 0,
+            add,
         };
         // SAFETY: the operands and C hold what is read and written; the table is this processor's.
-        unsafe { (kernels.multiply)(self.tiles(a, columns, groups, (c.as_mut_ptr(), c.len()), ldc, add)) }
+        unsafe { (kernels.multiply)(self.tiles(a, piece, (c.as_mut_ptr(), c.len()), ldc)) }
     }
 
-    /// [`Right::product`] over the whole depth without adding, for several ranges of columns with the column of C where each
-    /// begins; meanwhile [`Left::absorb`] of other logits.
-    #[allow(clippy::too_many_arguments, reason = "operands, ranges, result, softmax")]
-    pub fn products_beside(
-        &self,
-        _on: &Engine,
-        a: &Left<T>,
-        columns: impl Iterator<Item = (Range<usize>, usize)>,
-        c: &mut [T],
-        ldc: usize,
-        weights: &mut Left<T>,
-        step: Online<'_, T>,
-    ) {
-        let Some(kernels) = T::split_kernels() else {
-            return;
-        };
-        let (len, c) = (c.len(), c.as_mut_ptr());
-        let tiles: Vec<_> = columns
-            .map(|(columns, at)| {
-                assert!(at <= len, "product of split operands: columns beyond C");
-                let c = (c.wrapping_add(at), len - at);
-                self.tiles(a.whole(), columns, 0..self.groups, c, ldc, false)
-            })
-            .collect();
-        // SAFETY: as above; the borrows keep what the two write apart.
-        unsafe { (kernels.multiply_absorb)(&tiles, weights.step(step)) }
-    }
-
-    /// A product as the kernels take it, lengths checked; C is where it begins and how much there is.
-    fn tiles(
-        &self,
-        a: Part<'_, T>,
-        columns: Range<usize>,
-        groups: Range<usize>,
-        (c, len): (*mut T, usize),
-        ldc: usize,
-        add: bool,
-    ) -> Tiles<T> {
-        let rows = a.of.rows;
+    /// A piece of `a` · B as the kernels take it, lengths checked; C is where it begins and how much there is.
+    fn tiles(&self, a: &Left<T>, piece: Piece, (c, len): (*mut T, usize), ldc: usize) -> Tiles<T> {
+        let Piece {
+            of,
+            columns,
+            groups,
+            at: _,
+            add,
+        } = piece;
         let width = columns.len() * SIDE;
         assert!(
             columns.end <= self.columns
                 && groups.end <= self.groups
-                && a.groups == groups.len()
+                && of.end <= a.groups
+                && of.len() == groups.len()
                 && ldc >= width
-                && (rows == 0 || (rows * SIDE - 1) * ldc + width <= len),
+                && (a.rows == 0 || (a.rows * SIDE - 1) * ldc + width <= len),
             "product of split operands: expected A (n, depth), B (depth, width), C (n, width)"
         );
         let at = columns.start * self.column + groups.start * self.group;
         Tiles {
-            a: a.of.lines[a.first * LINES..].as_ptr(),
-            a_row: a.of.groups * LINES,
+            a: a.lines[of.start * LINES..].as_ptr(),
+            a_row: a.groups * LINES,
             b: self.lines[at.min(self.lines.len())..].as_ptr(),
             b_column: self.column,
             b_group: self.group,
             c,
             ldc,
-            rows,
+            rows: a.rows,
             columns: columns.len(),
             groups: groups.len(),
             add,
@@ -417,67 +366,72 @@ impl<T: Real> Right<T> {
     }
 }
 
-/// Rows, and columns of the left operand, that [`Projection::multiply`] splits at a time: they stay in the nearest caches.
-const ROWS: usize = 2 * SIDE;
-const PART: usize = 8 * DEPTH;
-
-/// Products of rows with the rows of one matrix w (m, depth), which is cut into parts once.
+/// Parts of two operands to multiply, and where the result goes.
 #[derive(Clone, Debug)]
-pub struct Projection<T> {
-    right: Right<T>,
-    rows: usize,
-    depth: usize,
+pub struct Piece {
+    /// Groups of 32 of the depth of the left operand.
+    pub of: Range<usize>,
+    /// Blocks of 16 columns of the right one.
+    pub columns: Range<usize>,
+    /// Groups of its depth.
+    pub groups: Range<usize>,
+    /// First column of the result.
+    pub at: usize,
+    /// Whether to add to what is there.
+    pub add: bool,
 }
 
-impl<T: Real> Projection<T> {
-    /// None where `w` or the processor does not allow it.
-    #[must_use]
-    pub fn new(w: &[T], depth: usize) -> Option<Self> {
-        let rows = w.len() / depth;
-        assert!(w.len() == rows * depth, "Projection: expected w (m, depth)");
-        Some(Self {
-            right: Right::turned(w, depth)?,
-            rows,
-            depth,
-        })
+/// Products to be made one after the other.
+#[derive(Debug)]
+pub struct Products<'a, T> {
+    tiles: Vec<Tiles<T>>,
+    of: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Default for Products<'_, T> {
+    fn default() -> Self {
+        Self {
+            tiles: Vec::new(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<'a, T: Real> Products<'a, T> {
+    /// Pieces of `a` · `b` into C, as in [`Right::product`].
+    pub fn push(
+        &mut self,
+        b: &'a Right<T>,
+        a: &'a Left<T>,
+        pieces: impl Iterator<Item = Piece>,
+        c: &'a mut [T],
+        ldc: usize,
+    ) {
+        let (len, c) = (c.len(), c.as_mut_ptr());
+        self.tiles.extend(pieces.map(|x| {
+            assert!(x.at <= len, "product of split operands: columns beyond C");
+            let c = (c.wrapping_add(x.at), len - x.at);
+            b.tiles(a, x, c, ldc)
+        }));
     }
 
-    /// out (n, m) ← x (n, depth) · wᵀ. False, and `out` not specified, where that cannot be.
-    #[must_use]
-    pub fn multiply(&self, x: &[T], out: &mut [T]) -> bool {
-        let Some(engine) = Engine::start::<T>() else {
-            return false;
+    /// Makes them.
+    pub fn run(self, _on: &Engine) {
+        let Some(kernels) = T::split_kernels() else {
+            return;
         };
-        let (m, depth) = (self.rows, self.depth);
-        let n = x.len() / depth;
-        assert!(
-            x.len() == n * depth && out.len() == n * m,
-            "multiply: expected x (n, depth) and out (n, m)"
-        );
-        let wide = m.next_multiple_of(SIDE);
-        let mut sums = Aligned::zeros(ROWS * wide);
-        let mut left = Left::default();
-        for (rows, out) in x.chunks(ROWS * depth).zip(out.chunks_mut(ROWS * m)) {
-            for at in (0..depth).step_by(PART) {
-                let end = (at + PART).min(depth);
-                if !left.fill_columns(rows, depth, at..end) {
-                    return false;
-                }
-                let groups = at / DEPTH..end.div_ceil(DEPTH);
-                self.right.product(
-                    &engine,
-                    left.whole(),
-                    0..wide / SIDE,
-                    groups,
-                    &mut sums,
-                    wide,
-                    at > 0,
-                );
-            }
-            for (out, sums) in out.chunks_exact_mut(m).zip(sums.chunks_exact(wide)) {
-                out.copy_from_slice(&sums[..m]);
-            }
+        for tiles in self.tiles {
+            // SAFETY: the operands and C hold what is read and written; the table is this processor's.
+            unsafe { (kernels.multiply)(tiles) }
         }
-        true
+    }
+
+    /// Makes them, and meanwhile [`Left::absorb`].
+    pub fn run_beside(self, _on: &Engine, weights: &mut Left<T>, step: Online<'_, T>) {
+        let Some(kernels) = T::split_kernels() else {
+            return;
+        };
+        // SAFETY: as above; the borrows keep apart what products and softmax write.
+        unsafe { (kernels.multiply_absorb)(&self.tiles, weights.step(step)) }
     }
 }

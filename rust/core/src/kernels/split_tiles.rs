@@ -3,16 +3,13 @@
     unsafe_op_in_unsafe_fn,
     reason = "one contract for the module: a processor with AVX-512 and AMX, pointers valid for what is touched"
 )]
-#![allow(
-    clippy::needless_range_loop,
-    reason = "the same index walks registers and memory"
-)]
 
 use super::amx;
 use super::avx512::F32x16;
+use super::exponent;
 use super::simd::Simd;
-use super::split::{Absorb, DEPTH, LINES, Line, SIDE, Source, SplitTable, TAME, Tiles};
-use super::{exponent, rows};
+use super::split::{Absorb, DEPTH, LINES, Line, SIDE, SplitTable, Tiles};
+use super::split_parts::{by_turns, cut_off, left, put, turned, upright};
 use std::arch::x86_64::*;
 
 pub(super) static TABLE: SplitTable<f32> = SplitTable {
@@ -23,171 +20,6 @@ pub(super) static TABLE: SplitTable<f32> = SplitTable {
     absorb,
     multiply_absorb,
 };
-
-/// High, middle and low part, each a float whose lower half is zero unless it lies below the normal numbers; the sum is `x`.
-#[inline(always)]
-unsafe fn parts(x: __m512) -> [__m512i; 3] {
-    // Rounded to the nearest: half the error of cutting off, and the rest may have either sign.
-    let high = round(x);
-    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
-    let middle = round(rest);
-    let low = _mm512_sub_ps(rest, _mm512_castsi512_ps(middle));
-    [high, middle, _mm512_castps_si512(low)]
-}
-
-/// To 8 significant bits.
-#[inline(always)]
-unsafe fn round(x: __m512) -> __m512i {
-    let up = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    _mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000u32.cast_signed()))
-}
-
-/// [`parts`] of numbers that are not negative, cut off instead of rounded: less work, and the sum is still `x`.
-#[inline(always)]
-unsafe fn cut_off(x: __m512) -> [__m512i; 3] {
-    let upper = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
-    let high = _mm512_and_si512(_mm512_castps_si512(x), upper);
-    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
-    let middle = _mm512_and_si512(_mm512_castps_si512(rest), upper);
-    let low = _mm512_sub_ps(rest, _mm512_castsi512_ps(middle));
-    [high, middle, _mm512_castps_si512(low)]
-}
-
-/// Two registers of numbers to the pairs (aᵢ, bᵢ) of each part: depths i and i + 16 of a group sit side by side. Every operand
-/// is laid out so; the order within a group does not matter as long as both sides agree.
-#[inline(always)]
-pub(super) unsafe fn pairs(a: __m512, b: __m512) -> [__m512i; 3] {
-    by_turns(parts(a), parts(b))
-}
-
-#[inline(always)]
-unsafe fn by_turns([ah, am, al]: [__m512i; 3], [bh, bm, bl]: [__m512i; 3]) -> [__m512i; 3] {
-    [side_by_side(ah, bh), side_by_side(am, bm), side_by_side(al, bl)]
-}
-
-/// The upper halves of `a` and `b`. Lower halves are not always zero: a low part below the normal numbers has bits there.
-#[inline(always)]
-unsafe fn side_by_side(a: __m512i, b: __m512i) -> __m512i {
-    const A_OR_B_AND_C: i32 = 0xf8;
-    let upper = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
-    _mm512_ternarylogic_epi32::<A_OR_B_AND_C>(_mm512_srli_epi32::<16>(a), b, upper)
-}
-
-/// Sixteen values of a row of `columns` from column `at` on, zeros beyond its end.
-#[inline(always)]
-pub(super) unsafe fn some(row: *const f32, at: usize, columns: usize) -> __m512 {
-    let left = columns.saturating_sub(at).min(16);
-    _mm512_maskz_loadu_ps(((1u32 << left) - 1) as __mmask16, row.wrapping_add(at))
-}
-
-/// The larger magnitude, as bits: NaN and infinity are above all numbers.
-#[inline(always)]
-unsafe fn magnitude(most: __m512i, x: __m512) -> __m512i {
-    let bits = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
-    _mm512_max_epu32(most, bits)
-}
-
-#[inline(always)]
-unsafe fn tame(most: __m512i) -> bool {
-    _mm512_reduce_max_epu32(most) < TAME.to_bits()
-}
-
-#[inline(always)]
-unsafe fn put(tile: *mut Line, line: usize, [high, middle, low]: [__m512i; 3]) {
-    let p = tile.add(line);
-    _mm512_store_si512(p.cast(), high);
-    _mm512_store_si512(p.add(SIDE).cast(), middle);
-    _mm512_store_si512(p.add(2 * SIDE).cast(), low);
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
-    let groups = from.columns.div_ceil(DEPTH);
-    let mut most = _mm512_setzero_si512();
-    for r in 0..from.rows {
-        let row = from.x.add(r * from.stride);
-        for g in 0..groups {
-            let a = some(row, g * DEPTH, from.columns);
-            let b = some(row, g * DEPTH + 16, from.columns);
-            most = magnitude(magnitude(most, a), b);
-            let tile = to.add((r / SIDE * groups + g) * LINES);
-            put(tile, r % SIDE, pairs(a, b));
-        }
-    }
-    tame(most)
-}
-
-/// Rows to columns.
-#[inline(always)]
-pub(super) unsafe fn turn(mut r: [F32x16; SIDE]) -> [F32x16; SIDE] {
-    for _ in 0..4 {
-        let mut next = r;
-        for i in 0..SIDE / 2 {
-            (next[2 * i], next[2 * i + 1]) = r[i].interleave(r[i + SIDE / 2]);
-        }
-        r = next;
-    }
-    r
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn turned(from: Source<f32>, to: *mut Line) -> bool {
-    let groups = from.columns.div_ceil(DEPTH);
-    let mut most = _mm512_setzero_si512();
-    let zero = F32x16::splat(0.0);
-    for block in 0..from.rows.div_ceil(SIDE) {
-        for g in 0..groups {
-            let tile = to.add((block * groups + g) * LINES);
-            for r in 0..SIDE {
-                let row = block * SIDE + r;
-                let (mut a, mut b) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-                if row < from.rows {
-                    let row = from.x.add(row * from.stride);
-                    a = some(row, g * DEPTH, from.columns);
-                    b = some(row, g * DEPTH + 16, from.columns);
-                }
-                most = magnitude(magnitude(most, a), b);
-                put(tile, r, pairs(a, b));
-            }
-            // In place: sixteen registers hold one part.
-            for p in 0..3 {
-                let lines = tile.add(p * SIDE).cast::<f32>();
-                let mut r = [zero; SIDE];
-                for i in 0..SIDE {
-                    r[i] = F32x16::load(lines.add(i * 16));
-                }
-                let r = turn(r);
-                for i in 0..SIDE {
-                    r[i].store(lines.add(i * 16));
-                }
-            }
-        }
-    }
-    tame(most)
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn upright(from: Source<f32>, to: *mut Line) -> bool {
-    let blocks = from.columns.div_ceil(SIDE);
-    let mut most = _mm512_setzero_si512();
-    for g in 0..from.rows.div_ceil(DEPTH) {
-        for i in 0..SIDE {
-            let rows = [g * DEPTH + i, g * DEPTH + 16 + i];
-            for c in 0..blocks {
-                let mut pair = [_mm512_setzero_ps(); 2];
-                for j in 0..2 {
-                    if rows[j] < from.rows {
-                        pair[j] = some(from.x.add(rows[j] * from.stride), c * SIDE, from.columns);
-                    }
-                    most = magnitude(most, pair[j]);
-                }
-                let tile = to.add((g * blocks + c) * LINES);
-                put(tile, i, pairs(pair[0], pair[1]));
-            }
-        }
-    }
-    tame(most)
-}
 
 /// Groups of the depth at a time: what the blocks of rows and columns share meanwhile stays in the first cache level.
 const NEAR: usize = 4;
@@ -320,8 +152,9 @@ impl Beside for Nothing {
 /// The online softmax, stretch by stretch.
 struct Softmax {
     a: Absorb<f32>,
-    /// Groups of 32 weights at each call.
+    /// Groups of 32 weights per call, and what is due of them, in units of 2⁻¹⁶.
     pace: usize,
+    due: usize,
     row: usize,
     group: usize,
     /// Of the row at hand.
@@ -334,7 +167,8 @@ impl Softmax {
     #[inline(always)]
     unsafe fn new(a: Absorb<f32>, calls: usize) -> Self {
         Self {
-            pace: (a.rows * (a.width / DEPTH)).div_ceil(calls.max(1)),
+            pace: ((a.rows * (a.width / DEPTH)) << 16).div_ceil(calls.max(1)),
+            due: 0,
             a,
             row: 0,
             group: 0,
@@ -383,16 +217,17 @@ impl Softmax {
         self.group += count;
     }
 
-    /// The sum of the row; what was summed before fades to the new maximum.
+    /// The sum of the row; what was summed before has to fade to the new maximum.
     #[inline(always)]
     unsafe fn end(&mut self) {
         let (a, r) = (&self.a, self.row);
         let (top, sum) = (&mut *a.top.add(r), &mut *a.sum.add(r));
+        let mut fade = 1.0;
         if *sum != 0.0 && self.top != *top {
-            let fade = (*top - self.shift).exp();
+            fade = (*top - self.shift).exp();
             *sum *= fade;
-            rows::scale::<F32x16>(fade, a.acc.add(r * a.dv), a.dv);
         }
+        *a.fade.add(r) = fade;
         *sum += self.sums[0].add(self.sums[1]).sum();
         *top = self.top;
         self.row += 1;
@@ -419,7 +254,9 @@ impl Softmax {
 impl Beside for Softmax {
     #[inline(always)]
     unsafe fn work(&mut self) {
-        self.advance(self.pace);
+        self.due += self.pace;
+        self.advance(self.due >> 16);
+        self.due &= 0xffff;
     }
 }
 

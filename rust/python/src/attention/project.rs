@@ -3,7 +3,8 @@
 use super::operands::Operand;
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
-use sona_core::kernels::split::{self, Projection};
+use sona_core::kernels::projection::Projection;
+use sona_core::kernels::split;
 
 /// Sizes from which cutting the operands up pays: rows of either side, multiply-adds.
 const ROWS: usize = 16;

@@ -1,6 +1,7 @@
 //! Products of split numbers against float64, where the processor has them.
 
-use super::super::split::{Engine, Left, Online, Projection, Right};
+use super::super::projection::Projection;
+use super::super::split::{Engine, Left, Online, Piece, Products, Right};
 use super::*;
 
 /// What runs the products here; a gap is visible.
@@ -36,7 +37,7 @@ fn products_are_those_of_single_precision() {
             for add in [false, true] {
                 right.product(
                     &engine,
-                    left.whole(),
+                    &left,
                     0..columns / 16,
                     0..right.groups(),
                     &mut c,
@@ -71,7 +72,7 @@ fn parts_of_a_number_add_up_to_it() {
     assert!(one.fill(&[1.0], 1));
     let right = Right::upright(&x, 256).unwrap();
     let mut c = vec![0.0; 16 * 256];
-    right.product(&engine, one.whole(), 0..16, 0..1, &mut c, 256, false);
+    right.product(&engine, &one, 0..16, 0..1, &mut c, 256, false);
     assert_eq!(&c[..256], &x[..]);
 }
 
@@ -102,7 +103,7 @@ fn numbers_near_the_least_do_not_spill_into_their_neighbours() {
     let mut left = Left::default();
     assert!(left.fill(&x, 64));
     let mut c = vec![0.0; 16 * 16];
-    right.product(&engine, left.whole(), 0..1, 0..2, &mut c, 16, false);
+    right.product(&engine, &left, 0..1, 0..2, &mut c, 16, false);
     assert_eq!(c[0], x.iter().filter(|x| **x >= 1.0).sum::<f32>());
 }
 
@@ -114,7 +115,7 @@ fn sessions_nest() {
     assert!(left.fill(&[2.0], 1));
     let mut c = vec![0.0; 16 * 16];
     let right = Right::upright(&[3.0f32], 1).unwrap();
-    right.product(&outer, left.whole(), 0..1, 0..1, &mut c, 16, false);
+    right.product(&outer, &left, 0..1, 0..1, &mut c, 16, false);
     assert_eq!(c[0], 6.0);
 }
 
@@ -126,6 +127,7 @@ fn online_softmax_goes_on() {
     let values = normal(width * dv, 5);
     let right = Right::upright(&values, dv).unwrap();
     let (mut top, mut sum) = (vec![f32::NEG_INFINITY; rows], vec![0.0; rows]);
+    let mut fade = vec![0.0; rows];
     let mut acc = vec![0.0; 32 * dv];
     let mut weights = Left::default();
     for (step, from) in [0, 32, 64].into_iter().enumerate() {
@@ -138,17 +140,12 @@ fn online_softmax_goes_on() {
             width: 32,
             top: &mut top,
             sum: &mut sum,
-            acc: &mut acc[..rows * dv],
+            fade: &mut fade,
         });
-        right.product(
-            &engine,
-            weights.whole(),
-            0..1,
-            step..step + 1,
-            &mut acc,
-            dv,
-            step > 0,
-        );
+        for (row, fade) in acc.chunks_mut(dv).zip(&fade) {
+            row.iter_mut().for_each(|x| *x *= fade);
+        }
+        right.product(&engine, &weights, 0..1, step..step + 1, &mut acc, dv, step > 0);
     }
     for r in 0..rows {
         let x = &logits[r * width..(r + 1) * width];
@@ -183,7 +180,7 @@ fn a_product_beside_the_softmax_changes_no_bit() {
         let values = Right::upright(&normal(width * dv, 9), dv).unwrap();
         let run = |beside: bool| {
             let mut c = vec![0.0f32; room * columns * 16];
-            let (mut top, mut sum) = (vec![0.5f32; rows], vec![1.0f32; rows]);
+            let (mut top, mut sum, mut fade) = (vec![0.5f32; rows], vec![1.0f32; rows], vec![0.0; rows]);
             let mut acc = vec![1.0f32; rows.next_multiple_of(16) * dv];
             let mut weights = Left::default();
             let step = Online {
@@ -191,37 +188,47 @@ fn a_product_beside_the_softmax_changes_no_bit() {
                 width,
                 top: &mut top,
                 sum: &mut sum,
-                acc: &mut acc[..rows * dv],
+                fade: &mut fade,
             };
             let (ldc, groups) = (columns * 16, 0..right.groups());
             // Two ranges of columns, the later one first.
             let cut = columns / 2;
             let ranges = [(cut..columns, 0), (0..cut, 16 * (columns - cut))];
             if beside {
-                right.products_beside(
-                    &engine,
-                    &left,
-                    ranges.into_iter(),
-                    &mut c,
-                    ldc,
-                    &mut weights,
-                    step,
-                );
+                let pieces = ranges.map(|(columns, at)| Piece {
+                    of: groups.clone(),
+                    columns,
+                    groups: groups.clone(),
+                    at,
+                    add: false,
+                });
+                let mut products = Products::default();
+                products.push(&right, &left, pieces.into_iter(), &mut c, ldc);
+                products.run_beside(&engine, &mut weights, step);
             } else {
                 for (columns, at) in ranges {
-                    let (left, groups) = (left.whole(), groups.clone());
-                    right.product(&engine, left, columns, groups, &mut c[at..], ldc, false);
+                    right.product(&engine, &left, columns, groups.clone(), &mut c[at..], ldc, false);
                 }
                 weights.absorb(step);
             }
-            // The same in two parts of the depth.
-            for groups in [0..1, 1..width / 32] {
-                let weights = weights.groups(groups.clone());
-                values.product(&engine, weights, 0..1, groups, &mut acc, dv, true);
+            if beside {
+                // The same in two parts of the depth.
+                let pieces = [0..1, 1..width / 32].map(|groups| Piece {
+                    of: groups.clone(),
+                    columns: 0..1,
+                    groups,
+                    at: 0,
+                    add: true,
+                });
+                let mut products = Products::default();
+                products.push(&values, &weights, pieces.into_iter(), &mut acc, dv);
+                products.run(&engine);
+            } else {
+                values.product(&engine, &weights, 0..1, 0..width / 32, &mut acc, dv, true);
             }
             acc.truncate(rows * dv);
             c.truncate(n * columns * 16);
-            (c, top, sum, acc)
+            (c, top, sum, fade, acc)
         };
         assert_eq!(run(false), run(true));
     }
