@@ -26,23 +26,23 @@ pub(crate) fn blake3<const N: usize>(head: &[u8], body: &[u8]) -> [u8; N] {
     out
 }
 
+/// Where the value of a part goes, and the two pieces it is of.
+type Job<'a> = (&'a mut ChainingValue, (&'a [u8], &'a [u8]));
+
 /// The hash from parts of `part` bytes, more than one of them, the first of which begins with the whole of `head`.
 fn in_parts(team: &Team, head: &[u8], body: &[u8], part: usize) -> [u8; 32] {
     let (first, rest) = body.split_at(part - head.len());
     let mut values = vec![ChainingValue::default(); 1 + rest.len().div_ceil(part)];
     let inputs = std::iter::once((head, first)).chain(rest.chunks(part).map(|p| (&[][..], p)));
     let jobs = values.iter_mut().zip(inputs).enumerate().collect();
-    team.run(
-        jobs,
-        |(i, (value, (head, body))): (usize, (&mut ChainingValue, (&[u8], &[u8])))| {
-            let mut hasher = Hasher::new();
-            hasher
-                .set_input_offset((i * part) as u64)
-                .update(head)
-                .update(body);
-            *value = hasher.finalize_non_root();
-        },
-    );
+    team.run(jobs, |(i, (value, (head, body))): (usize, Job<'_>)| {
+        let mut hasher = Hasher::new();
+        hasher
+            .set_input_offset((i * part) as u64)
+            .update(head)
+            .update(body);
+        *value = hasher.finalize_non_root();
+    });
     let (left, right) = halves(&values);
     *merge_subtrees_root(&merged(left), &merged(right), Mode::Hash).as_bytes()
 }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn parts_give_the_hash_of_the_whole() {
-        let bytes: Vec<u8> = (0..40_000u32).map(|i| (i * i >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..40_000u32).map(|i| ((i * i) >> 7) as u8).collect();
         for part in [1024, 2048, 4096] {
             for len in [1, 2, 3, 4, 5, 7, 8, 9].map(|parts| parts * part) {
                 // One byte more than a part, and one less or more than whole parts.

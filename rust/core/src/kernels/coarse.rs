@@ -2,8 +2,7 @@
 //!
 //! x = h + m + rest, where h and m have 8 significant bits each. Of a product the three largest of the nine products of parts
 //! are made, and sums are single precision: see [`error`]. Where the best two scores lie farther apart than that, the
-//! best one is also the best of [`Sites`]; elsewhere [`settle`] asks [`Sites`], with the bits that
-//! [`Sites::nearest`] gives.
+//! best one is also the best of [`Sites`]; elsewhere [`Sites`] must be asked.
 //!
 //! Points are packed 16 to a block of columns, in tiles of [`TILE`] points.
 
@@ -24,8 +23,6 @@ pub(super) struct CoarseTable {
     pub rows: unsafe fn(&[&[f32]], usize, *mut f32),
     pub nearest: unsafe fn(&Coarse, &[f32], &mut Nearest),
     pub scores: unsafe fn(&Coarse, &[f32], &mut [f32]),
-    /// Needs no engine.
-    pub scores_of_one: unsafe fn(&Sites, &[f32], &mut [f32]),
 }
 
 fn table() -> Option<&'static CoarseTable> {
@@ -134,16 +131,6 @@ impl Coarse {
     }
 }
 
-/// Gives lane `lane` of `out` what [`Sites::nearest`] finds for the point `x`, bit for bit.
-pub fn settle(sites: &Sites, x: &[f32], lane: usize, out: &mut Nearest) {
-    assert_eq!(x.len(), sites.d, "settle: expected a point of length d");
-    let Some(table) = table() else { return };
-    let mut scores = vec![0.0; sites.len()];
-    // SAFETY: the table is this processor's, the lengths agree.
-    unsafe { (table.scores_of_one)(sites, x, &mut scores) };
-    out.settle(lane, &scores);
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::nearest::pack_tile;
@@ -169,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_as_near_as_promised_and_settled_lanes_exact() {
+    fn scores_are_as_near_as_promised() {
         if tier() < Tier::Amx {
             eprintln!("not tested: this processor has no tables of bfloat16");
             assert!(!available());
@@ -219,14 +206,6 @@ mod tests {
                     if near.best[lane] - near.second[lane] > 2.0 * bound {
                         assert_eq!(near.indices()[lane], want.indices()[lane]);
                     }
-                    settle(&sites, x, lane, &mut near);
-                    assert_eq!(
-                        near.best[lane].to_bits(),
-                        want.best[lane].to_bits(),
-                        "k {k} d {d}"
-                    );
-                    assert_eq!(near.second[lane].to_bits(), want.second[lane].to_bits());
-                    assert_eq!(near.indices()[lane], want.indices()[lane]);
                 }
             }
         }

@@ -11,7 +11,7 @@
 use super::amx;
 use super::avx512::F32x16;
 use super::coarse::{Coarse, CoarseTable, GROUP};
-use super::nearest::{BLOCK, Nearest, Sink, Sites, TILE, blocks};
+use super::nearest::{Nearest, Sink, TILE};
 use super::simd::Simd;
 use super::split::{DEPTH, SIDE};
 use super::split_parts::{pairs, some, turn};
@@ -23,7 +23,6 @@ pub(super) static TABLE: CoarseTable = CoarseTable {
     rows,
     nearest,
     scores,
-    scores_of_one,
 };
 
 /// Floats of 16 rows in one part.
@@ -207,44 +206,5 @@ unsafe fn block<const R: usize, S: Sink>(
     if R == 2 {
         amx::store!(2, c.add(SIDE * TILE), LDC);
         amx::store!(3, c.add(SIDE * TILE + SIDE), LDC);
-    }
-}
-
-/// Sums that a point meets at a time: enough to hide the latency of the additions.
-const CHAINS: usize = 8;
-
-/// The same sums as in a tile, term by term: centroids lie across the lanes here.
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn scores_of_one(sites: &Sites, x: &[f32], out: &mut [f32]) {
-    const { assert!(BLOCK <= 16) };
-    let mut all = blocks(sites.len());
-    loop {
-        let (mut count, mut firsts, mut masks) = (0, [0; CHAINS], [0u16; CHAINS]);
-        let (mut at, mut widths) = ([sites.data.as_ptr(); CHAINS], [0; CHAINS]);
-        for (first, width) in all.by_ref().take(CHAINS) {
-            (firsts[count], widths[count]) = (first, width);
-            masks[count] = (1 << width) - 1;
-            at[count] = sites.data.as_ptr().add(first * sites.d);
-            count += 1;
-        }
-        if count == 0 {
-            return;
-        }
-        let mut sums = [F32x16::splat(0.0); CHAINS];
-        for v in x {
-            let v = F32x16::splat(*v);
-            for c in 0..CHAINS {
-                let line = F32x16(_mm512_maskz_loadu_ps(masks[c], at[c]));
-                sums[c] = v.fma(line, sums[c]);
-                at[c] = at[c].add(widths[c]);
-            }
-        }
-        for c in 0..count {
-            let half = F32x16(_mm512_maskz_loadu_ps(
-                masks[c],
-                sites.half_norms.as_ptr().add(firsts[c]),
-            ));
-            _mm512_mask_storeu_ps(out.as_mut_ptr().add(firsts[c]), masks[c], sums[c].sub(half).0);
-        }
     }
 }

@@ -37,6 +37,12 @@ impl Nearest {
         self.index.map(|i| i as u32)
     }
 
+    /// Centroid of the largest score of the point in `lane`.
+    #[must_use]
+    pub fn label(&self, lane: usize) -> u32 {
+        self.index[lane] as u32
+    }
+
     /// Starts lane `lane` again with the `scores` of all centroids.
     pub(super) fn settle(&mut self, lane: usize, scores: &[f32]) {
         let (mut best, mut second, mut index) = (f32::NEG_INFINITY, f32::NEG_INFINITY, 0);
@@ -82,13 +88,13 @@ pub fn pack_tile<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone, d: 
 }
 
 /// Centroids per block at most: with two registers of points each they fill the registers of AVX-512.
-pub(super) const BLOCK: usize = 12;
+const BLOCK: usize = 12;
 
 /// Centroids packed for scans: in blocks, evenly filled so that none is too narrow to hide latency, each (d, width), so that
 /// one address serves a whole step of the product.
 #[derive(Clone, Debug)]
 pub struct Sites {
-    pub(super) data: Aligned,
+    data: Aligned,
     /// ‖c‖²/2, rounded once.
     pub(super) half_norms: Vec<f32>,
     pub(super) d: usize,
@@ -96,7 +102,7 @@ pub struct Sites {
 
 /// (first centroid, width) of each block.
 #[inline(always)]
-pub(super) fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
+fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = k.div_ceil(BLOCK);
     let (width, wider) = (
         k.checked_div(count).unwrap_or(0),

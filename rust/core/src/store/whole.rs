@@ -60,7 +60,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         for len in [0, 1, LARGE - 1, LARGE, 2 * PART + 1, 3 * PART + 4097] {
-            let bytes: Vec<u8> = (0..len).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect();
+            let bytes: Vec<u8> = (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
             fs::write(&path, &bytes).unwrap();
             assert!(read_whole(&path).unwrap() == bytes, "{len}");
         }

@@ -111,7 +111,7 @@ fn half_distances(centroids: &Centroids) -> Vec<f32> {
 
 impl Part<'_> {
     fn assign(mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
-        let scanner = Scanner::new(points, &centroids.targets);
+        let mut scanner = Scanner::new(points, &centroids.targets);
         let max_norm = centroids.targets.max_norm;
         let (mut probed, mut open) = (0, 0);
         for start in (0..self.labels.len()).step_by(TILE * PROBE) {
@@ -131,25 +131,48 @@ impl Part<'_> {
             let before = waiting.len();
             if *self.hopeless && start % (TILE * PROBE) != 0 {
                 let ids = self.first + start..self.first + end;
-                scanner.nearest(points.tile(ids.start / TILE), ids, &mut out);
+                scanner.nearest(points.tile(ids.start / TILE), ids, start..end, &mut out);
                 self.labels[start..end].copy_from_slice(&out.indices()[..end - start]);
                 self.upper[start..end].fill(f32::INFINITY);
+                scanner.settle(false, |p, lane, exact| {
+                    self.keep(p, lane, exact, points, centroids)
+                });
                 continue;
             }
             waiting.extend((start..end).filter(|&p| !self.settled(p, points, centroids, reach, max_norm)));
             if waiting.len() - before >= DENSE {
                 waiting.truncate(before);
                 let ids = self.first + start..self.first + end;
-                scanner.nearest(points.tile(ids.start / TILE), ids, &mut out);
+                scanner.nearest(points.tile(ids.start / TILE), ids, start..end, &mut out);
                 self.store(start..end, &out, points, centroids);
             }
             while waiting.len() >= TILE {
-                self.gather(&mut waiting, &mut gathered, points, centroids, &scanner, &mut out);
+                self.gather(
+                    &mut waiting,
+                    &mut gathered,
+                    points,
+                    centroids,
+                    &mut scanner,
+                    &mut out,
+                );
             }
+            scanner.settle(false, |p, lane, exact| {
+                self.keep(p, lane, exact, points, centroids)
+            });
         }
         if !waiting.is_empty() {
-            self.gather(&mut waiting, &mut gathered, points, centroids, &scanner, &mut out);
+            self.gather(
+                &mut waiting,
+                &mut gathered,
+                points,
+                centroids,
+                &mut scanner,
+                &mut out,
+            );
         }
+        scanner.settle(true, |p, lane, exact| {
+            self.keep(p, lane, exact, points, centroids)
+        });
     }
 
     /// Scans the first points of those `waiting`, as many as a tile holds.
@@ -159,13 +182,14 @@ impl Part<'_> {
         tile: &mut [f32],
         points: &Points<'_>,
         centroids: &Centroids,
-        scanner: &Scanner<'_>,
+        scanner: &mut Scanner<'_>,
         out: &mut Nearest,
     ) {
         let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
         let rows = batch.iter().map(|p| points.row(self.first + p));
         points.pack(rows, tile);
-        scanner.nearest(tile, batch.iter().map(|p| self.first + p), out);
+        let ids = batch.iter().map(|p| self.first + p);
+        scanner.nearest(tile, ids, batch.iter().copied(), out);
         self.store(batch.into_iter(), out, points, centroids);
     }
 
@@ -204,18 +228,23 @@ impl Part<'_> {
         points: &Points<'_>,
         centroids: &Centroids,
     ) {
-        for (lane, (p, label)) in scanned.zip(out.indices()).enumerate() {
-            let i = self.first + p;
-            let error = points.scan_error(i, centroids.targets.max_norm);
-            self.labels[p] = label;
-            self.upper[p] = (points.squared_distance(i, out.best[lane]) + error)
-                .max(0.0)
-                .sqrt()
-                * UP;
-            self.lower[p] = (points.squared_distance(i, out.second[lane]) - error)
-                .max(0.0)
-                .sqrt()
-                * DOWN;
+        for (lane, p) in scanned.enumerate() {
+            self.keep(p, lane, out, points, centroids);
         }
+    }
+
+    /// Takes over label and bounds of point `p`, which is in `lane`.
+    fn keep(&mut self, p: usize, lane: usize, out: &Nearest, points: &Points<'_>, centroids: &Centroids) {
+        let i = self.first + p;
+        let error = points.scan_error(i, centroids.targets.max_norm);
+        self.labels[p] = out.label(lane);
+        self.upper[p] = (points.squared_distance(i, out.best[lane]) + error)
+            .max(0.0)
+            .sqrt()
+            * UP;
+        self.lower[p] = (points.squared_distance(i, out.second[lane]) - error)
+            .max(0.0)
+            .sqrt()
+            * DOWN;
     }
 }

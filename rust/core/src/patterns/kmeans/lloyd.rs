@@ -34,13 +34,15 @@ pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut
     let part = points.part();
     let parts = labels.chunks_mut(part).enumerate().collect();
     points.team.run(parts, |(p, labels): (usize, &mut [u32])| {
-        let scanner = Scanner::new(points, &centroids.targets);
+        let mut scanner = Scanner::new(points, &centroids.targets);
         let mut out = Nearest::default();
-        for (t, labels) in labels.chunks_mut(TILE).enumerate() {
-            let first = p * part + t * TILE;
-            let ids = first..first + labels.len();
-            scanner.nearest(points.tile(first / TILE), ids, &mut out);
-            labels.copy_from_slice(&out.indices()[..labels.len()]);
+        let n = labels.len();
+        for start in (0..n).step_by(TILE) {
+            let keys = start..n.min(start + TILE);
+            let first = p * part + start;
+            scanner.nearest(points.tile(first / TILE), first.., keys.clone(), &mut out);
+            labels[keys.clone()].copy_from_slice(&out.indices()[..keys.len()]);
+            scanner.settle(keys.end == n, |key, lane, exact| labels[key] = exact.label(lane));
         }
     });
 }

@@ -32,12 +32,14 @@ pub(super) fn iterate(
     let (mut picks, mut labels) = (vec![0usize; BATCH], vec![0u32; BATCH]);
     while iterations < max_iterations && !converged {
         picks.fill_with(|| rng.random_range(0..points.n));
-        let scanner = Scanner::new(points, &centroids.targets);
-        for (picks, labels) in picks.chunks(TILE).zip(labels.chunks_mut(TILE)) {
+        let mut scanner = Scanner::new(points, &centroids.targets);
+        for (t, picks) in picks.chunks(TILE).enumerate() {
             points.pack(picks.iter().map(|&i| points.row(i)), &mut tile);
-            scanner.nearest(&tile, picks.iter().copied(), &mut out);
-            labels.copy_from_slice(&out.indices()[..labels.len()]);
+            let keys = t * TILE..t * TILE + picks.len();
+            scanner.nearest(&tile, picks.iter().copied(), keys.clone(), &mut out);
+            labels[keys.clone()].copy_from_slice(&out.indices()[..keys.len()]);
         }
+        scanner.settle(true, |key, lane, exact| labels[key] = exact.label(lane));
         drop(scanner);
         let largest = step(points, centroids, &picks, &labels, &mut mass);
         iterations += 1;
