@@ -298,3 +298,9 @@ def test_no_points_have_no_fronts_and_infinite_ones_are_refused():
             call([[0.0, np.inf]])
     with pytest.raises(NotFiniteError):
         hypervolume([[0.0, 0.0]], [1.0, np.nan])
+
+
+def test_a_search_ends_when_every_setting_is_known():
+    search = AdaptiveArchitecture({"a": [1, 2, 3]}, population=4)
+    front = search.evolve(lambda c: (c["a"], -c["a"]), generations=10**9)
+    assert len(front) == front.evaluations == 3

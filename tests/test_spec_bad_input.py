@@ -90,6 +90,7 @@ def test_numbers_that_are_none_are_named(call):
         (TypeError, lambda: DeepLoopConfig(dreams_per_cycle=INF)),
         (TypeError, lambda: TrajectoryBuilder("a", QUERY)),
         (TypeError, lambda: TrajectoryBuilder(1, QUERY, scope=None)),
+        (ConfigError, lambda: control.CircadianController(manual="noon")),
         (TypeError, lambda: control.EventBus(NAN)),
         (TypeError, lambda: control.EventBus().publish("heal")),
         (TypeError, lambda: control.CoherenceMonitor(3)),

@@ -88,6 +88,8 @@ class CircadianController(Told):
             raise ConfigError(f"max_deferral_s: expected a positive number, got {max_deferral_s}")
         self._period = period_hours * 3600.0
         self._duty = dict(zip(CircadianPhase, map(float, duty), strict=True))
+        if manual is not None and manual not in list(CircadianPhase):
+            raise ConfigError(f"manual: expected one of {[str(p) for p in CircadianPhase]}, got {manual!r}")
         self._manual = None if manual is None else CircadianPhase(manual)
         self._max_deferral = max_deferral_s
         self._coherence = 1.0

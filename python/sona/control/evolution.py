@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,8 @@ class AdaptiveArchitecture(Told):
         while len(parents) < self._population:
             parents.append(tuple(int(self._rng.integers(n)) for n in sizes))
         for _ in range(generations):
+            if len(self._seen) >= math.prod(sizes):
+                break
             rank, crowd = _order(judged(parents))
             children = [self._child(parents, rank, crowd, sizes) for _ in range(self._population)]
             both = list(dict.fromkeys(parents + children))
