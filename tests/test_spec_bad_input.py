@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sona.control as control
-from sona import CapacityError, ConfigError, CorruptStateError, NotFiniteError, SonaEngine
+from sona import CapacityError, ConfigError, CorruptStateError, NotFiniteError, SonaConfig, SonaEngine
 from sona.continual import BoundaryDetector, EwcConfig, PriorityReplayBuffer
 from sona.dreams import DreamConfig, DreamEngine, MemoryConsolidator, random_walk_with_restart
 from sona.loops import BackgroundLoop, BackgroundLoopConfig, DeepLoop, DeepLoopConfig, InstantLoop, InstantLoopConfig
@@ -90,6 +90,21 @@ def test_numbers_that_are_none_are_named(call):
         (TypeError, lambda: DeepLoopConfig(dreams_per_cycle=INF)),
         (TypeError, lambda: TrajectoryBuilder("a", QUERY)),
         (TypeError, lambda: TrajectoryBuilder(1, QUERY, scope=None)),
+        *(
+            (ConfigError, lambda k=k, v=v: SonaConfig(**{k: v}))
+            for k, bad in {
+                "hidden_dim": (0, -1, 1.5, BILLION, None, "256"),
+                "micro_lora_rank": (0, 3),
+                "base_lora_lr": (-1.0, NAN),
+                "exploration_rate": (-1.0, NAN, None),
+                "background_interval_ms": (0, INF, None),
+                "source_caps": (None, 3),
+                "mode": ("loud",),
+                "fsync": ("maybe",),
+            }.items()
+            for v in bad
+        ),
+        (ConfigError, lambda: SonaConfig.max_quality(hidden_dim=0)),
         (ConfigError, lambda: control.CircadianController(manual="noon")),
         (TypeError, lambda: control.EventBus(NAN)),
         (TypeError, lambda: control.EventBus().publish("heal")),

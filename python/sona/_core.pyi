@@ -1673,5 +1673,8 @@ class Engine:
     def _before_fork(self) -> None: ...
     def _after_fork(self, *, child: bool) -> None: ...
 
+def check_settings(settings: dict[str, Any]) -> None:
+    """Errors where settings are not those of an engine."""
+
 def directory_settings(path: str) -> dict[str, Any]:
     """Settings of the engine that wrote a state directory."""

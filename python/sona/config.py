@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from sona import _core
 from sona.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _MB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SonaConfig:
-    """Everything that shapes what an engine learns; checked when the engine is built.
+    """Everything that shapes what an engine learns; checked when it is made.
 
     Two engines with equal settings and equal logs hold equal bits.
 
@@ -144,11 +146,18 @@ class SonaConfig:
     fsync: Literal["always", "group", "none"] = "group"
 
     def __post_init__(self) -> None:
-        """Refuse values that no part of the engine could use; the core checks the rest when the engine is built."""
-        for name in ("ewc_lambda", "background_interval_ms"):
+        """Refuse values that no part of the engine could use."""
+        for name in ("ewc_lambda", "background_interval_ms", "exploration_rate"):
             value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(f"{name}: expected above 0, got {value!r}")
+            if not isinstance(value, (int, float)) or not (0 < value < math.inf or (value == 0 and name == "exploration_rate")):
+                raise ConfigError(f"{name}: expected a finite number above 0, got {value!r}")
+        maps: dict[str, dict[str, Any]] = {}
+        for name in ("source_caps", "source_trust"):
+            try:
+                maps[name] = dict(getattr(self, name))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{name}: expected a mapping of sources, got {getattr(self, name)!r}") from error
+        _core.check_settings({**self.to_dict(), **maps, "fingerprint": ""})
 
     @property
     def embedding_dim(self) -> int:

@@ -427,8 +427,15 @@ fn directory_settings(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDic
     }
 }
 
+/// Errors where settings are not those of an engine.
+#[pyfunction]
+fn check_settings(settings: &Bound<'_, PyDict>) -> PyResult<()> {
+    settings::parse(settings)?.0.check().py()
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(directory_settings, m)?)?;
+    m.add_function(wrap_pyfunction!(check_settings, m)?)?;
     m.add_class::<PyDecision>()?;
     m.add_class::<PyEngine>()
 }
