@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sona import SonaConfig, SonaEngine, TinyDancerRouter
-from sona.exceptions import ConfigError, LearningError
+from sona.exceptions import ConfigError, LearningError, NotFiniteError
 from sona.process import Answer, ChatModel, Context, Model
 
 D = 8
@@ -149,3 +149,13 @@ def test_chat_protocol():
         server.server_close()
     with pytest.raises(ConfigError):
         ChatModel("file:///etc/passwd", "x")
+
+
+def test_an_embedding_is_anything_that_is_a_vector():
+    models = {"a": Model(lambda q, c: "yes", price=1.0)}
+    with SonaEngine(SonaConfig(hidden_dim=2), models=models) as eng:
+        for x in ([1.0, 0.0], np.array([1.0, 0.0]), np.array([1, 0])):
+            assert eng.process("q", embedding=x).text == "yes"
+        for x in ([np.nan, 0.0], [1.0, np.inf]):
+            with pytest.raises(NotFiniteError):
+                eng.process("q", embedding=x)

@@ -197,7 +197,8 @@ class SonaEngine(_core.Engine):
             if self.embedder is None:
                 raise ConfigError("embedder: expected one, or embedding=…, got neither")
             embedding = self.embedder.embed([question])[0]
-        return self._processor.process(self, question, embedding, Context() if context is None else context)
+        x = _core.frozen_vector("embedding", embedding)
+        return self._processor.process(self, question, x, Context() if context is None else context)
 
     def outcome(self, decision_id: str, quality: float, *, cost: float | None = None, latency_ms: float | None = None) -> bool:
         """Tell how good the answer of ``process`` was, in [0, 1], at any later time; True if it was learned."""
