@@ -161,6 +161,16 @@ def test_a_killed_process_loses_nothing_that_was_told(tmp_path):
         np.testing.assert_array_equal(eng.router.estimate(PROBES)[0], straight.estimate(PROBES)[0])
 
 
+def test_lists_are_written_down_as_the_router_reads_them(tmp_path):
+    with engine(tmp_path) as eng:
+        for i in range(40):
+            eng.process(str(i), embedding=np.random.default_rng(i).normal(size=D).tolist())
+        whole = eng.router.to_bytes()
+    (tmp_path / "router" / "0001" / "checkpoint").unlink()
+    with engine(tmp_path) as eng:
+        assert eng.router.to_bytes() == whole
+
+
 def test_two_engines_in_one_directory(tmp_path):
     with engine(tmp_path, router=router()) as first, engine(tmp_path, router=router()) as second:
         serve(first, MIXED)

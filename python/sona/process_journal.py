@@ -130,8 +130,9 @@ class RouterJournal:
         self.router = router
         _replay(self.router, (_unpack(p) for seq, p in self._log.replay(done)))
 
-    def route(self, x: Vector, candidates: list[str], user: str, tenant: str, now: float) -> RoutingDecision:
+    def route(self, x: npt.ArrayLike, candidates: list[str], user: str, tenant: str, now: float) -> RoutingDecision:
         """Decide, and write the decision down."""
+        x = np.asarray(x, dtype=np.float32)
         with self._lock:
             self._own()
             d = self.router.route(x, candidates=candidates, tenant=tenant, now=now)
