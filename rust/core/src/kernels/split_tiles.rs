@@ -85,7 +85,7 @@ unsafe fn block<const R: usize, const W: usize>(
             }
         };
     }
-    let (mut a_next, mut b_next) = (a, b);
+    let (mut a_next, mut b_next);
     macro_rules! products {
         ($sixth:literal) => {
             ahead::<W>(b_next, t.b_column, $sixth);
