@@ -11,7 +11,7 @@ use super::config::EwcConfig;
 use super::constraint::Constraint;
 use super::task::Task;
 use crate::error::{Error, Result, check_dim, check_finite, check_number};
-use crate::kernels::{self, elastic};
+use crate::kernels::{self, Aligned, elastic};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -38,7 +38,7 @@ pub struct Ewc {
     /// Empty stands for zeros, as long as nothing was set.
     theta: Vec<f32>,
     /// Exponential average of squared gradients without bias correction; empty stands for zeros.
-    running: Vec<f32>,
+    running: Aligned,
     samples: u64,
     tasks: Vec<Task>,
     boundary: Option<BoundaryDetector>,
@@ -56,7 +56,7 @@ impl Ewc {
             lambda: config.initial_lambda,
             config,
             theta: Vec::new(),
-            running: Vec::new(),
+            running: Aligned::default(),
             samples: 0,
             tasks: Vec::new(),
             boundary: None,
@@ -135,10 +135,14 @@ impl Ewc {
             });
         }
         for row in gradients.chunks_exact(p) {
-            check_gradient("gradients", row)?;
+            if !elastic::squares_finite(row) {
+                check_finite("gradients", row)?;
+                let wanted = "values whose squares are below 3.4e38";
+                return Err(Error::value("gradients", wanted, "larger ones"));
+            }
         }
         if self.running.is_empty() {
-            self.running = vec![0.0; p];
+            self.running.grow(p);
         }
         let keep = self.config.fisher_ema_decay;
         // Block by block through all rows: the average comes from memory once, however many samples there are. Backwards, because
@@ -206,7 +210,7 @@ impl Ewc {
             }
         }
         self.pool();
-        self.running = Vec::new();
+        self.running = Aligned::default();
         self.samples = 0;
         self.counters.tasks += 1;
         Ok(true)

@@ -1,5 +1,6 @@
 //! Numbers that begin on a cache line.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::{Debug, Formatter};
 use std::ops::{Deref, DerefMut};
 
@@ -80,5 +81,17 @@ impl<T: Debug> Debug for Aligned<T> {
 impl<T: PartialEq> PartialEq for Aligned<T> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
+    }
+}
+
+impl<T: Serialize> Serialize for Aligned<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.deref().serialize(to)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Copy + Default> Deserialize<'de> for Aligned<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Vec::<T>::deserialize(from).map(|values| Self::from(&values[..]))
     }
 }

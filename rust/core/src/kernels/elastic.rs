@@ -28,6 +28,11 @@ tiers!(
     average_squares = average_squares_body(keep: f32, share: f32, g: &[f32], f: &mut [f32]) -> ()
 );
 
+tiers!(
+    /// Whether all squares are finite: neither NaN nor infinity nor a value whose square leaves single precision.
+    squares_finite = squares_finite_body(g: &[f32]) -> bool
+);
+
 /// Slices of one length, so that the loops need no further checks.
 #[inline(always)]
 fn same(n: usize, others: [&[f32]; 3]) {
@@ -77,9 +82,36 @@ fn average_squares_body(keep: f32, share: f32, g: &[f32], f: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+fn squares_finite_body(g: &[f32]) -> bool {
+    // As bits, magnitudes are in order, with infinity and NaN above all numbers.
+    let magnitude = |g: &f32| g.to_bits() & !(1 << 31);
+    let most = f32::from_bits(g.iter().map(magnitude).fold(0, u32::max));
+    (most * most).is_finite()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn squares_that_are_not_finite_are_seen_everywhere() {
+        for n in [0, 1, 63, 64, 65, 200] {
+            let mut g = data(n, 0.3);
+            assert!(squares_finite(&g));
+            for i in 0..n {
+                for bad in [f32::NAN, f32::INFINITY, -1.9e19] {
+                    let kept = std::mem::replace(&mut g[i], bad);
+                    assert!(!squares_finite(&g), "{bad} at {i} of {n}");
+                    g[i] = kept;
+                }
+            }
+            if n > 0 {
+                g[n / 2] = 1.8e19;
+                assert!(squares_finite(&g));
+            }
+        }
+    }
 
     fn data(n: usize, k: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * k).sin()).collect()

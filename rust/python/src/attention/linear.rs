@@ -1,7 +1,7 @@
 //! Attention in linear time.
 
+use super::call::{Arrays, DETACH_FROM};
 use super::operands::{Float, Operand, flat, run};
-use super::softmax::{Arrays, DETACH_FROM};
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;

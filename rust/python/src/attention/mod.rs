@@ -1,5 +1,6 @@
 //! Attention: arrays in, arrays out. `sona.attention` has checked shapes and types and says how heads are lined up.
 
+mod call;
 mod dag;
 mod graph;
 mod hypervector;

@@ -1,7 +1,7 @@
 //! Attention by whole rows: differential, and in the Poincaré ball. Rules are those of `attend`, dense ones only.
 
+use super::call::{Arrays, DETACH_FROM, RuleArrays, parse};
 use super::operands::{Float, Operand, flat, run};
-use super::softmax::{Arrays, DETACH_FROM, RuleArrays, parse};
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;

@@ -55,7 +55,7 @@ impl Ewc {
         self.config.validate()?;
         check_number("lambda", self.lambda)?;
         let n = self.config.param_count;
-        for (name, x) in [("params", &self.theta), ("fisher", &self.running)] {
+        for (name, x) in [("params", &self.theta[..]), ("fisher", &self.running[..])] {
             if !x.is_empty() {
                 check_dim(name, n, x.len())?;
                 check_finite(name, x)?;
