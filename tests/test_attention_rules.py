@@ -304,16 +304,17 @@ def test_scale_zero_is_the_mean():
 
 
 def test_gil_is_released():
-    x = normal(4, 1500, 64, dtype="float32")
-    long = normal(6000, 64)
-    words = at.hdc_pack(rng.random((800, 10_000)) < 0.5)
-    narrow = normal(6000, 16)
+    x = normal(4, 6000, 64, dtype="float32")
+    long = normal(20_000, 64)
+    words = at.hdc_pack(rng.random((2000, 10_000)) < 0.5)
+    narrow = normal(20_000, 16)
+    many = normal(40_000, 500, dtype="float32")
     calls = {
         "flash": lambda: at.flash_attention(x, x, x),
         "local": lambda: at.local_global_attention(x, x, x, window=600),
         "scan": lambda: at.selective_scan(long, long, -np.ones((64, 16)), narrow, narrow),
         "similarity": lambda: at.hdc_similarity(words, words, dim=10_000),
-        "winners": lambda: at.k_winners(normal(4000, 500), 16),
+        "winners": lambda: at.k_winners(many, 16),
     }
     for name, call in calls.items():
         ticks, done = 0, threading.Event()
