@@ -94,9 +94,7 @@ def contenders(directory: Path, *, synced: bool) -> dict[str, PlainFile | Sqlite
     }
 
 
-def measure_appends(
-    directory: Path, *, synced: bool, rounds: int, calls: int
-) -> list[tuple[str, int, float, float, float]]:
+def measure_appends(directory: Path, *, synced: bool, rounds: int, calls: int) -> list[tuple[str, int, float, float, float]]:
     rows = []
     for size in SIZES:
         shutil.rmtree(directory, ignore_errors=True)
@@ -177,11 +175,7 @@ def machine() -> str:
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0] if names else model
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
     return (
@@ -209,9 +203,7 @@ def main() -> None:
         ("Append that a power cut keeps (µs)", True, 20),
     ):
         lines += [f"## {title}", "", "| | bytes | p10 | p50 | p99 |", "|---|---|---|---|---|"]
-        for name, size, p10, p50, p99 in measure_appends(
-            args.directory, synced=synced, rounds=args.rounds, calls=calls
-        ):
+        for name, size, p10, p50, p99 in measure_appends(args.directory, synced=synced, rounds=args.rounds, calls=calls):
             lines.append(f"| {name} | {size} | {p10:.1f} | {p50:.1f} | {p99:.1f} |")
         lines.append("")
     lines += ["## The rest (medians)", "", "| | |", "|---|---|"]

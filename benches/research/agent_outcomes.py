@@ -117,9 +117,7 @@ def equal_weights(split, bank, seed):
 
 def knn(split, k, temperature):
     """Weighted mean outcome of the k nearest raw cases of the same model, weights e^(cos/temperature)."""
-    arrays = {
-        m: (split.x[[t for t, _ in c]], np.array([y for _, y in c])) for m, c in split.cases.items()
-    }
+    arrays = {m: (split.x[[t for t, _ in c]], np.array([y for _, y in c])) for m, c in split.cases.items()}
 
     def predict(model, task):
         v, y = arrays[model]
@@ -208,9 +206,7 @@ def families(split, seed):
         "mean of the model": [((), lambda m, t: split.mean[m])],
         "kNN over raw cases": [((k, t), knn(split, k, t)) for k in (5, 10, 20, 40, 80) for t in (0.05, 0.1, 1.0)],
         "bank, nearest pattern": [((), nearest_pattern(split, bank))],
-        "bank, blended patterns": [
-            ((t, a), blended(split, bank, t, a)) for t in TEMPERATURES for a in (0.0, 5.0, 20.0)
-        ],
+        "bank, blended patterns": [((t, a), blended(split, bank, t, a)) for t in TEMPERATURES for a in (0.0, 5.0, 20.0)],
         "bank clustered with equal weights, blended": [
             ((t, a), blended(split, equal, t, a)) for t in TEMPERATURES for a in (0.0, 5.0, 20.0)
         ],

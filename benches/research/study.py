@@ -70,9 +70,7 @@ def main() -> None:
     marks = tuple(int(x) for x in a.marks.split(",") if x)
     for name in a.sets.split(","):
         base: dict[str, dict] = {}
-        header = [
-            f"{c[:3]}.{w[:3]}@{m}" for m in [*marks, "end"] for c in a.conditions.split(",") for w in SHOW[c]
-        ]
+        header = [f"{c[:3]}.{w[:3]}@{m}" for m in [*marks, "end"] for c in a.conditions.split(",") for w in SHOW[c]]
         print(f"{name:22s}" + "".join(f"{h:>13s}" for h in header), flush=True)
         for v in a.variants:
             t = time.time()
