@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +83,16 @@ def setting(name: str, default: int) -> int:
 def state_files(directory: Path) -> list[Path]:
     """Every file of a state directory that holds bytes."""
     return sorted(p for p in directory.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+def killed(code: str, arguments: list[str], seconds: float) -> list[list[str]]:
+    """Runs `code` in a process of its own, kills it `seconds` after it said "ready", and returns what it said, by words."""
+    child = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n", "the state does not load"
+    time.sleep(seconds)
+    child.send_signal(signal.SIGKILL)
+    lines = child.stdout.read().decode().splitlines()
+    child.stdout.close()
+    assert child.wait() == -signal.SIGKILL
+    return [line.split() for line in lines]

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .conftest import setting, state_files
+from .conftest import killed, setting, state_files
 
 KILLS = setting("SONA_KILLS", 20)
 
@@ -58,17 +58,10 @@ def test_no_acknowledged_feedback_is_lost_in_many_kills(world, tmp_path, request
     steps = 0
     for kill in range(KILLS):
         fsync = ("group", "none", "always")[kill % 3]
-        command = [sys.executable, "-c", CHILD, str(directory), str(steps), fsync, str(request.path.parent)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n", "the state does not load"
-        time.sleep(rng.random() * 0.2)
-        child.send_signal(signal.SIGKILL)
-        lines = child.stdout.read().decode().splitlines()
-        child.stdout.close()
-        assert child.wait() == -signal.SIGKILL
+        arguments = [str(directory), str(steps), fsync, str(request.path.parent)]
+        lines = killed(CHILD, arguments, rng.random() * 0.2)
         for line in lines:
-            match line.split():
+            match line:
                 case ["fed", decision, chosen, n, user]:
                     fed[decision] = (chosen, int(n), user)
                     steps = int(n)

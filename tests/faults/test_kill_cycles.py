@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
-from .conftest import setting
+from .conftest import killed, setting
 
 KILLS = setting("SONA_KILLS", 15)
 
@@ -55,18 +51,11 @@ def test_no_acknowledged_outcome_is_lost_when_a_cycle_is_killed(world, tmp_path,
     within = steps = 0
     for kill in range(KILLS):
         fsync = ("group", "none", "always")[kill % 3]
-        command = [sys.executable, "-c", CHILD, str(directory), str(steps), fsync, str(request.path.parent)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n", "the state does not load"
-        time.sleep(rng.random() * 0.2)
-        child.send_signal(signal.SIGKILL)
-        lines = child.stdout.read().decode().splitlines()
-        child.stdout.close()
-        assert child.wait() == -signal.SIGKILL
+        arguments = [str(directory), str(steps), fsync, str(request.path.parent)]
+        lines = killed(CHILD, arguments, rng.random() * 0.2)
         running = False
         for line in lines:
-            match line.split():
+            match line:
                 case ["fed", decision, chosen, n]:
                     fed[decision] = (chosen, int(n))
                     steps = int(n)
