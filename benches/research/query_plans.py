@@ -268,6 +268,9 @@ def by_time(ms, plans, settings, vectors, half, seeds, repeats):
                 ]
             )
         print(f"seed {seed} done", file=sys.stderr, flush=True)
+    for name, seen in rows.items():
+        if name.startswith("sona"):
+            print(f"Greatest running excess of any seed, {name}: {max(s[3] for s in seen):.3f}")
     return rows
 
 

@@ -60,8 +60,8 @@ class Choice:
     interval_ms: tuple[float, float]
     """Where the time lies with 95 %."""
     timeout_ms: float | None
-    """When to stop the run and run the default instead: at twice the default's time, or when the budget is used up; None for
-    the default."""
+    """When to stop the run and run the default instead: at twice the default's time; None for the
+    default."""
     admitted: tuple[str, ...]
     """The settings that the budget allowed and that were worth a try."""
 
@@ -96,9 +96,10 @@ class DagEngine:
     ewc_lambda
         Strength with which the adapters hold on to what they learned in earlier cycles; 0 switches it off.
     regret_budget
-        A setting other than the default is tried only while what it may lose, counted two standard deviations
-        cautiously, fits into this share of the time that the default would have taken so far. With
-        ``Choice.timeout_ms`` respected the total loss stays below that share plus one run of the default.
+        A setting other than the default is tried only while what it may lose fits into this share of the time that the
+        default would have taken so far: all of ``Choice.timeout_ms`` where the plan never ran with it, else its known
+        loss, counted two standard deviations cautiously. With ``timeout_ms`` respected the total loss stays below
+        that share, as far as the default's times are known and settings go on as they went.
     seed
         Seed of every random choice: same calls, same bits.
 

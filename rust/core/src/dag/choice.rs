@@ -19,6 +19,9 @@ const DRAWS: usize = 64;
 pub(super) const CAUTION: f64 = 2.0;
 /// A run is stopped at twice the default's time at the latest: one disaster must not eat what was saved up for many tries.
 const PATIENCE: f64 = 2.0;
+/// The part of the budget that is used; the rest is for errors of what the default would have taken, which is only estimated
+/// where it did not run.
+const USED: f64 = 0.9;
 /// Only where the default's time is known this well, in ln(time), can anything be stopped or called a loss.
 const FAMILIAR: f64 = 0.4;
 /// ln(time) is capped here, so that a time is always finite.
@@ -37,7 +40,7 @@ pub struct Choice {
     pub default_ms: f64,
     /// Milliseconds between which the time lies with 95 %.
     pub interval_ms: (f64, f64),
-    /// When to stop it and run the default instead: at twice the default's time, or when the budget is used up.
+    /// When to stop it and run the default instead: at twice the default's time.
     /// `None` for the default.
     pub timeout_ms: Option<f64>,
     /// Positions of the settings that the budget admits and that are worth a try.
@@ -48,23 +51,43 @@ pub(super) fn time(ln: f64) -> f64 {
     ln.min(LONGEST).exp()
 }
 
-/// Which settings may run: the default, and those whose loss, counted cautiously, fits into what is left.
-fn admitted(belief: &Belief, default: usize, left: impl Fn(f64) -> f64) -> Vec<usize> {
-    let sd = belief.variance(default).sqrt();
+/// What bounds a choice.
+pub(super) struct Budget<'a> {
+    pub ledger: &'a Ledger,
+    /// The part of the default's time that may be lost.
+    pub share: f64,
+    /// How often this plan was run.
+    pub runs: u32,
+    /// Which settings were run on this plan before.
+    pub tried: Vec<bool>,
+}
+
+/// Which settings may run: the default, and those whose loss fits into what is left. A setting that this plan never ran
+/// with may lose everything until it is stopped, because the default has to run after it; what other plans say of it is
+/// right on average only. Of one that it ran with the loss is known, and counted cautiously.
+fn affordable(belief: &Belief, default: usize, left: f64, tried: &[bool]) -> Vec<usize> {
     let reference = time(belief.mean[default]);
+    // The longer the default takes, the more is lost.
+    let slow = time(belief.mean[default] + belief.variance(default).sqrt());
     (0..belief.mean.len())
         .filter(|i| {
-            let (slower, sd_slower) = belief.difference(*i, default);
-            let share = time(slower + CAUTION * sd_slower) - 1.0;
-            // The longer the default takes, the more is lost.
-            let loss = if share > 0.0 {
-                time(belief.mean[default] + sd) * share
+            let (slower, sd) = belief.difference(*i, default);
+            let cautious = time(slower + CAUTION * (sd * sd + belief.noise).sqrt());
+            let loss = if !tried[*i] || cautious > PATIENCE {
+                PATIENCE * reference
             } else {
-                reference * share
+                slow * (cautious - 1.0)
             };
-            *i == default || loss <= left(reference)
+            *i == default || loss <= left
         })
         .collect()
+}
+
+/// Is what a run is expected to lose below what it is expected to win, in this run and in as many more as the plan had?
+fn worth(belief: &Belief, default: usize, setting: usize, runs: u32) -> bool {
+    let (slower, sd) = belief.difference(setting, default);
+    let (loss, gain) = stakes(slower, sd, PATIENCE);
+    setting == default || loss <= (1.0 + f64::from(runs)) * gain
 }
 
 /// P(Z ≤ x) of the standard normal, to 1.2·10⁻⁷ (Press et al., Numerical Recipes, section 6.2).
@@ -131,31 +154,22 @@ fn certain(belief: &Belief, default: usize) -> Choice {
     }
 }
 
-/// One choice; `share` is the budget, `None`: every setting may run. `runs`: how often this plan was run.
+/// One choice. Without a `budget` every setting may run.
 pub(super) fn choose(
     belief: &Belief,
     default: usize,
-    ledger: &Ledger,
-    share: Option<f64>,
-    runs: u32,
+    budget: Option<&Budget<'_>>,
     mut rng: ChaCha8Rng,
 ) -> Choice {
     let reference = time(belief.mean[default]);
-    let left = share.map_or(0.0, |s| ledger.left(s, reference).max(0.0));
-    let timeout = (reference + left).min(PATIENCE * reference);
-    let admitted: Vec<usize> = match share {
-        Some(share) => {
-            let cap = timeout / reference;
-            let worth = |i: &usize| {
-                let (slower, sd) = belief.difference(*i, default);
-                let (loss, gain) = stakes(slower, sd, cap);
-                *i == default || loss <= (1.0 + f64::from(runs)) * gain
-            };
-            if belief.variance(default).sqrt() > FAMILIAR {
-                return certain(belief, default);
-            }
-            let within = admitted(belief, default, |reference| ledger.left(share, reference));
-            within.into_iter().filter(worth).collect()
+    let admitted: Vec<usize> = match budget {
+        Some(_) if belief.variance(default).sqrt() > FAMILIAR => return certain(belief, default),
+        Some(b) => {
+            let left = b.ledger.left(USED * b.share, reference).max(0.0);
+            let within = affordable(belief, default, left, &b.tried);
+            (within.into_iter())
+                .filter(|i| worth(belief, default, *i, b.runs))
+                .collect()
         }
         None => (0..belief.mean.len()).collect(),
     };
@@ -184,7 +198,7 @@ pub(super) fn choose(
             time(belief.mean[index] - 1.96 * sd),
             time(belief.mean[index] + 1.96 * sd),
         ),
-        timeout_ms: (index != default && share.is_some()).then_some(timeout),
+        timeout_ms: (index != default && budget.is_some()).then_some(PATIENCE * reference),
         admitted,
     }
 }

@@ -5,7 +5,7 @@ mod state;
 
 pub use config::DagConfig;
 
-use super::choice::{self, Choice, time};
+use super::choice::{self, Budget, Choice, time};
 use super::encode::{Encoder, directed};
 use super::hyper;
 use super::ledger::Ledger;
@@ -167,7 +167,7 @@ impl DagEngine {
         let all: Vec<u32> = (0..Mechanism::ALL.len() as u32).collect();
         let belief = self.by_mechanism.believe(&seen.plain, seen.id, &all);
         let rng = self.draw();
-        let chosen = choice::choose(&belief, 0, &self.ledger, None, 0, rng).index;
+        let chosen = choice::choose(&belief, 0, None, rng).index;
         let mechanism = Mechanism::ALL[chosen];
         let scores = mechanism.scores(&plan.graph()?);
         let adapted = self.operators.adapt(plan, &seen.rows)?;
@@ -215,10 +215,16 @@ impl DagEngine {
         let ids: Vec<u32> = settings.iter().map(|s| self.settings.intern(s)).collect();
         self.default = Some(ids[default]);
         let belief = self.by_setting.believe(&seen.plain, seen.id, &ids);
-        let share = Some(self.config.regret_budget);
-        let runs = self.by_setting.runs_of(seen.id);
         let rng = self.draw();
-        Ok(choice::choose(&belief, default, &self.ledger, share, runs, rng))
+        let budget = Budget {
+            ledger: &self.ledger,
+            share: self.config.regret_budget,
+            runs: self.by_setting.runs_of(seen.id),
+            tried: (ids.iter())
+                .map(|id| self.by_setting.count(seen.id, *id) > 0)
+                .collect(),
+        };
+        Ok(choice::choose(&belief, default, Some(&budget), rng))
     }
 
     /// Milliseconds that the plan takes under each setting: median and the ends of the 95 % interval of one run.
