@@ -1,13 +1,13 @@
 //! Many heads at once: which queries, keys and values belong together, and the work shared among threads.
 
 use super::kept;
-use super::rules::LocalGlobal;
+use super::parted::{Parted, Queries};
 use super::threads;
 use super::tile::{Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
 use super::tile_split::{self, Parts, Strips};
 use super::tile_vjp::{Gradients, attend_vjp};
 use crate::kernels::real::{Real, add_scaled};
-use crate::kernels::split::{self, Engine, Right};
+use crate::kernels::split::Engine;
 
 /// Heads over stored arrays: head b takes array `q_of[b]` of `q`, `k_of[b]` of `k` and `v_of[b]` of `v`. So broadcasting and
 /// grouped queries need no copies.
@@ -37,25 +37,24 @@ pub struct Heads<'a, T> {
     pub v_of: &'a [usize],
 }
 
-/// Keys and values of all stored arrays, made ready for products with many queries.
-#[derive(Debug)]
-pub struct Prepared<T> {
-    keys: Vec<Option<Right<T>>>,
-    values: Vec<Option<Right<T>>>,
-    /// Empty where every head has the two above.
-    panels: Vec<Option<Packed<T>>>,
+/// Operands as the tiles of this processor take them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prepared<'a, T: Real> {
+    pub parted: &'a Parted<T>,
+    /// Keys; empty where everything is in parts.
+    pub panels: &'a [Option<Packed<T>>],
 }
 
 /// Buffers of one thread.
 #[derive(Debug)]
-struct Buffers<T: Real> {
+pub(super) struct Buffers<T: Real> {
     engine: Option<Engine>,
     scratch: Scratch<T>,
     strips: Strips<T>,
 }
 
 impl<T: Real> Buffers<T> {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             engine: Engine::start::<T>(),
             scratch: Scratch::default(),
@@ -130,54 +129,17 @@ impl<'a, T: Real> Heads<'a, T> {
         out
     }
 
-    /// Keys and values in parts, of each stored array; `None` where that cannot be or does not pay.
-    pub(super) fn split(&self, threads: usize) -> [Vec<Option<Right<T>>>; 2] {
-        let stored = |of: &[usize]| of.iter().max().map_or(0, |top| top + 1);
-        let mut out = [vec![None; stored(self.k_of)], vec![None; stored(self.v_of)]];
-        if !(split::available::<T>() && tile_split::pays(self.n, self.d, self.dv)) {
-            return out;
-        }
-        let mut pieces = Vec::new();
-        for (turn, (slots, of)) in [true, false]
-            .into_iter()
-            .zip(out.iter_mut().zip([self.k_of, self.v_of]))
-        {
-            let mut used = vec![false; slots.len()];
-            of.iter().for_each(|&i| used[i] = true);
-            pieces.extend(
-                slots
-                    .iter_mut()
-                    .enumerate()
-                    .filter(|(i, _)| used[*i])
-                    .map(|(i, slot)| (turn, i, slot)),
-            );
-        }
-        threads::share(
-            threads,
-            pieces,
-            || (),
-            |(turn, i, slot): (bool, usize, &mut Option<Right<T>>), ()| {
-                *slot = if turn {
-                    Right::turned(part(self.k, i, self.m * self.d), self.d)
-                } else {
-                    Right::upright(part(self.v, i, self.m * self.dv), self.dv)
-                };
-            },
-        );
-        out
+    /// The operands in parts, for [`Heads::attend_parted`] in pieces of `chunk` queries. Reads them; nothing else does where the
+    /// result is [`Parted::whole`].
+    #[must_use]
+    pub fn part(&self, chunk: usize, threads: usize) -> Parted<T> {
+        Parted::new(self, chunk, &[], threads)
     }
 
-    /// Keys and values as the tiles of this processor take them.
+    /// Threads for attention of `cost` multiply-adds in pieces of `chunk` queries.
     #[must_use]
-    pub fn prepare(&self, threads: usize) -> Prepared<T> {
-        let [keys, values] = self.split(threads);
-        let split = |b: usize| keys[self.k_of[b]].is_some() && values[self.v_of[b]].is_some();
-        let panels = if (0..self.len()).all(split) {
-            Vec::new()
-        } else {
-            self.packed(threads)
-        };
-        Prepared { keys, values, panels }
+    pub fn threads(&self, chunk: usize, cost: usize) -> usize {
+        threads::worth(self.len() * self.n.div_ceil(chunk), cost)
     }
 
     /// Attention of every query of every head. `out` (heads, n, dv), `lse` (heads, n). Work is cut into `chunk` queries, and no
@@ -191,11 +153,31 @@ impl<'a, T: Real> Heads<'a, T> {
         out: &mut [T],
         lse: Option<&mut [T]>,
     ) {
+        let parted = self.part(chunk, self.threads(chunk, cost));
+        self.attend_parted(&parted, rule, blocks, chunk, cost, out, lse);
+    }
+
+    /// [`Heads::attend`] with operands that were cut up before.
+    #[allow(clippy::too_many_arguments, reason = "operands, rule, results")]
+    pub fn attend_parted<R: Rule<T>>(
+        &self,
+        parted: &Parted<T>,
+        rule: impl Fn(usize) -> R + Sync,
+        blocks: Blocks,
+        chunk: usize,
+        cost: usize,
+        out: &mut [T],
+        lse: Option<&mut [T]>,
+    ) {
         if self.n == 0 || self.is_empty() {
             return;
         }
-        let threads = threads::worth(self.len() * self.n.div_ceil(chunk), cost);
-        let ready = self.prepare(threads);
+        let threads = self.threads(chunk, cost);
+        let panels = self.panels(parted, threads);
+        let ready = Prepared {
+            parted,
+            panels: &panels,
+        };
         let outs = pieces(out, self.len(), self.n, self.dv, chunk);
         let lses: Vec<Option<&mut [T]>> = match lse {
             Some(lse) => pieces(lse, self.len(), self.n, 1, chunk)
@@ -211,17 +193,27 @@ impl<'a, T: Real> Heads<'a, T> {
             |((b, first, out), lse), (buffers, queries)| {
                 queries.clear();
                 queries.extend(first..(first + chunk).min(self.n));
-                self.piece(b, &ready, &rule(b), blocks, queries, out, lse, buffers);
+                let strips = parted.piece(self.q_of[b], first);
+                self.piece(b, ready, strips, &rule(b), blocks, queries, out, lse, buffers);
             },
         );
     }
 
-    /// Attention of some queries of head `b`.
+    pub(super) fn panels(&self, parted: &Parted<T>, threads: usize) -> Vec<Option<Packed<T>>> {
+        if parted.whole() {
+            Vec::new()
+        } else {
+            self.packed(threads)
+        }
+    }
+
+    /// Attention of some queries of head `b`, which `strips` has in parts.
     #[allow(clippy::too_many_arguments, reason = "operands, rule, results, buffers")]
-    fn piece<R: Rule<T>>(
+    pub(super) fn piece<R: Rule<T>>(
         &self,
         b: usize,
-        ready: &Prepared<T>,
+        ready: Prepared<'_, T>,
+        strips: Queries<'_, T>,
         rule: &R,
         blocks: Blocks,
         queries: &[usize],
@@ -229,14 +221,19 @@ impl<'a, T: Real> Heads<'a, T> {
         lse: Option<&mut [T]>,
         buffers: &mut Buffers<T>,
     ) {
-        let head = self.head(b);
         let (k, v) = (self.k_of[b], self.v_of[b]);
-        if let (Some(keys), Some(values), Some(engine)) = (&ready.keys[k], &ready.values[v], &buffers.engine)
-        {
-            let parts = Parts { engine, keys, values };
+        let (keys, values) = (ready.parted.keys(k), ready.parted.values(v));
+        if let (Some(keys), Some(values), Some(engine)) = (keys, values, &buffers.engine) {
+            let parts = Parts {
+                engine,
+                queries: strips,
+                keys,
+                values,
+                dv: self.dv,
+            };
             tile_split::attend(
-                &head,
                 parts,
+                || self.head(b),
                 rule,
                 blocks,
                 queries,
@@ -247,7 +244,16 @@ impl<'a, T: Real> Heads<'a, T> {
             );
         } else {
             let keys = ready.panels[k].as_ref();
-            attend(&head, keys, rule, blocks, queries, out, lse, &mut buffers.scratch);
+            attend(
+                &self.head(b),
+                keys,
+                rule,
+                blocks,
+                queries,
+                out,
+                lse,
+                &mut buffers.scratch,
+            );
         }
     }
 
@@ -362,63 +368,4 @@ fn pieces<T>(
         }
     }
     out
-}
-
-/// Attention with a window and global tokens: local queries in narrow tiles, then the global ones in tiles of their own.
-pub fn local_global<T: Real>(
-    heads: &Heads<'_, T>,
-    rule: &LocalGlobal,
-    blocks: Blocks,
-    out: &mut [T],
-    mut lse: Option<&mut [T]>,
-) {
-    let (n, dv) = (heads.n, heads.dv);
-    let chunk = 4 * blocks.q;
-    let local = rule.local_only();
-    let cost = rule.seen() * heads.len() * (heads.d + dv);
-    heads.attend(|_| local.clone(), blocks, chunk, cost, out, lse.as_deref_mut());
-    let global = rule.global();
-    if global.is_empty() || n == 0 {
-        return;
-    }
-    let threads = threads::worth(heads.len(), cost);
-    let ready = heads.prepare(threads);
-    let lses: Vec<Option<&mut [T]>> = match lse {
-        Some(lse) => lse.chunks_exact_mut(n).map(Some).collect(),
-        None => (0..heads.len()).map(|_| None).collect(),
-    };
-    // Without values there is nothing to write, but the log-sum-exp still counts.
-    let mut outs: Vec<&mut [T]> = if dv == 0 {
-        (0..heads.len()).map(|_| &mut [][..]).collect()
-    } else {
-        out.chunks_exact_mut(n * dv).collect()
-    };
-    let pieces = outs.drain(..).zip(lses).enumerate().collect();
-    threads::share(
-        threads,
-        pieces,
-        Buffers::new,
-        |(b, (out, lse)): (usize, (&mut [T], Option<&mut [T]>)), buffers| {
-            let mut rows = vec![T::ZERO; global.len() * dv];
-            let mut sums = vec![T::ZERO; global.len()];
-            heads.piece(
-                b,
-                &ready,
-                rule,
-                blocks,
-                global,
-                &mut rows,
-                Some(&mut sums),
-                buffers,
-            );
-            for (row, &i) in rows.chunks_exact(dv.max(1)).zip(global) {
-                out[i * dv..(i + 1) * dv].copy_from_slice(row);
-            }
-            if let Some(lse) = lse {
-                for (x, &i) in sums.iter().zip(global) {
-                    lse[i] = *x;
-                }
-            }
-        },
-    );
 }

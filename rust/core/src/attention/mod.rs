@@ -9,6 +9,8 @@ pub mod heads;
 pub mod hypervector;
 mod kept;
 pub mod linear;
+pub mod local;
+pub mod parted;
 pub mod rules;
 pub mod scan;
 #[cfg(test)]

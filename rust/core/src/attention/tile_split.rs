@@ -2,13 +2,14 @@
 //!
 //! All queries of a piece take turns with a block of keys, so that keys and values come once per piece from the far caches.
 
+use super::parted::Queries;
 use super::tile::{self, Blocks, Head, Rule, Scratch, Span};
 use crate::kernels::Aligned;
 use crate::kernels::real::{Real, scale_by};
-use crate::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, Right, SIDE};
+use crate::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, RightRef, SIDE};
 
 /// Queries whose logits are made and used while they sit in the nearest caches.
-const STRIP: usize = 4 * SIDE;
+pub(super) const STRIP: usize = 4 * SIDE;
 /// Strips that stay with the thread.
 const KEPT: usize = 8;
 /// Queries below which packing costs more than it saves, and widths below which a tile is mostly padding.
@@ -21,12 +22,15 @@ pub(super) fn pays(n: usize, d: usize, dv: usize) -> bool {
     n >= FEW && d >= NARROW && dv >= NARROW
 }
 
-/// Keys and values of one head in parts.
+/// Some queries, keys and values of one head in parts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parts<'a, T> {
     pub engine: &'a Engine,
-    pub keys: &'a Right<T>,
-    pub values: &'a Right<T>,
+    pub queries: Queries<'a, T>,
+    pub keys: RightRef<'a, T>,
+    pub values: RightRef<'a, T>,
+    /// Length of values.
+    pub dv: usize,
 }
 
 /// Some queries of a piece and what is known of them so far.
@@ -86,9 +90,6 @@ impl Meeting {
 #[derive(Debug)]
 pub(super) struct Strips<T> {
     strips: Vec<Strip<T>>,
-    /// Queries of each strip, scaled.
-    queries: Vec<Left<T>>,
-    q: Vec<T>,
     /// Sums of weighted values of each strip, rows and columns in whole blocks.
     sums: Vec<Aligned<T>>,
     /// Of the meeting at hand, and of the one before.
@@ -101,8 +102,6 @@ impl<T> Default for Strips<T> {
     fn default() -> Self {
         Self {
             strips: Vec::new(),
-            queries: Vec::new(),
-            q: Vec::new(),
             sums: Vec::new(),
             logits: Default::default(),
             weights: Default::default(),
@@ -110,11 +109,11 @@ impl<T> Default for Strips<T> {
     }
 }
 
-/// [`super::tile::attend`] with keys and values in parts. Queries that cannot be split go there.
+/// [`super::tile::attend`] with operands in parts. Queries that cannot be split go there, with the numbers themselves.
 #[allow(clippy::too_many_arguments, reason = "operands, rule, results, buffers")]
-pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
-    head: &Head<'_, T>,
+pub(super) fn attend<'h, T: Real + 'h, R: Rule<T> + ?Sized>(
     parts: Parts<'_, T>,
+    head: impl Fn() -> Head<'h, T>,
     rule: &R,
     blocks: Blocks,
     queries: &[usize],
@@ -123,10 +122,10 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
     s: &mut Strips<T>,
     scratch: &mut Scratch<T>,
 ) {
-    let dv = head.dv;
+    let dv = parts.dv;
     let block = blocks.k.next_multiple_of(DEPTH);
     let wide = dv.next_multiple_of(SIDE);
-    s.begin(head, rule, queries, wide);
+    s.begin(parts.queries, rule, queries, wide);
     let count = queries.len().div_ceil(STRIP);
     let last = |strip: &Strip<T>| strip.spans.last().map_or(0, |x| x.end);
     let m = s.strips[..count].iter().map(last).max().unwrap_or(0);
@@ -166,7 +165,7 @@ pub(super) fn attend<T: Real, R: Rule<T> + ?Sized>(
         if !strip.tame {
             let (of, rows) = (&queries[first..end], &mut out[first * dv..end * dv]);
             let lse = lse.as_deref_mut().map(|lse| &mut lse[first..end]);
-            tile::attend(head, None, rule, blocks, of, rows, lse, scratch);
+            tile::attend(&head(), None, rule, blocks, of, rows, lse, scratch);
             continue;
         }
         let rows = out[first * dv..end * dv].chunks_exact_mut(dv);
@@ -206,15 +205,19 @@ impl<T: Real> Strips<T> {
     /// Gives back what only a long list of queries needs.
     pub fn shrink(&mut self) {
         self.strips.truncate(KEPT);
-        self.queries.truncate(KEPT);
         self.sums.truncate(KEPT);
     }
 
-    /// Splits the queries; nothing is known of them yet.
-    fn begin<R: Rule<T> + ?Sized>(&mut self, head: &Head<'_, T>, rule: &R, queries: &[usize], wide: usize) {
-        let (d, count) = (head.d, queries.len().div_ceil(STRIP));
+    /// Nothing is known of the queries yet.
+    fn begin<R: Rule<T> + ?Sized>(
+        &mut self,
+        parts: Queries<'_, T>,
+        rule: &R,
+        queries: &[usize],
+        wide: usize,
+    ) {
+        let count = queries.len().div_ceil(STRIP);
         let more = count.max(self.strips.len());
-        self.queries.resize_with(more, Left::default);
         self.sums.resize_with(more, Aligned::default);
         self.strips.resize_with(more, || Strip {
             tame: false,
@@ -224,14 +227,10 @@ impl<T: Real> Strips<T> {
             fade: [T::ONE; STRIP],
             begun: false,
         });
-        let strips = self.strips.iter_mut().zip(&mut self.queries).zip(&mut self.sums);
-        for (((strip, left), sums), of) in strips.zip(queries.chunks(STRIP)) {
-            self.q.clear();
-            of.iter()
-                .for_each(|&i| self.q.extend_from_slice(&head.q[i * d..(i + 1) * d]));
-            scale_by(head.scale, &mut self.q);
+        let strips = self.strips.iter_mut().zip(&mut self.sums);
+        for (i, ((strip, sums), of)) in strips.zip(queries.chunks(STRIP)).enumerate() {
             strip.spans.clear();
-            strip.tame = left.fill(&self.q, d);
+            strip.tame = parts.strip(i).is_some();
             if strip.tame {
                 rule.spans(of, &mut strip.spans);
             }
@@ -256,7 +255,9 @@ impl<T: Real> Strips<T> {
         let mut products = Products::default();
         let [logits, ready] = &mut self.logits;
         let [weights, of] = &mut self.weights;
-        if look.width > 0 {
+        if look.width > 0
+            && let Some(of) = parts.queries.strip(look.strip)
+        {
             logits.grow(look.n.next_multiple_of(SIDE) * look.width);
             let keys = parts.keys;
             let pieces = look.stretches.iter().map(|x| Piece {
@@ -266,7 +267,7 @@ impl<T: Real> Strips<T> {
                 at: x.column,
                 add: false,
             });
-            products.push(keys, &self.queries[look.strip], pieces, logits, look.width);
+            products.push(keys, of, pieces, logits, look.width);
         }
         if gather.width > 0 {
             let (strip, sums) = (&mut self.strips[gather.strip], &mut self.sums[gather.strip]);
@@ -283,7 +284,7 @@ impl<T: Real> Strips<T> {
                 at: 0,
                 add: begun || i > 0,
             });
-            products.push(parts.values, of, pieces, sums, wide);
+            products.push(parts.values, of.view(), pieces, sums, wide);
         }
         if weigh.width > 0 {
             let step = self.strips[weigh.strip].step(weigh, ready);

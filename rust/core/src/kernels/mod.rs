@@ -55,6 +55,8 @@ mod simd;
 pub mod split;
 #[cfg(target_arch = "x86_64")]
 mod split_parts;
+mod split_products;
+pub mod split_store;
 #[cfg(target_arch = "x86_64")]
 mod split_tiles;
 mod stamp;

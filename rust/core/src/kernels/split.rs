@@ -8,6 +8,7 @@
 //! Operands are cut into tiles of 16 × 32: [`Left`] by rows, [`Right`] by columns.
 
 use super::real::Real;
+pub use super::split_products::{LeftRef, Piece, Products, RightRef};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -23,7 +24,7 @@ pub(super) const LINES: usize = 3 * SIDE;
 /// One row of a tile.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub [u32; 16]);
+pub struct Line(pub(super) [u32; 16]);
 
 /// A strided matrix to cut up.
 #[derive(Clone, Copy)]
@@ -33,6 +34,8 @@ pub(super) struct Source<T> {
     pub columns: usize,
     /// Values from one row to the next.
     pub stride: usize,
+    /// Factor of the left operand.
+    pub scale: T,
 }
 
 /// A product of operands in parts; steps are counted in lines.
@@ -183,9 +186,21 @@ impl<T: Real> Left<T> {
             rows,
             columns: columns.len(),
             stride,
+            scale: T::ONE,
         };
         // SAFETY: the lines hold all tiles of (rows, depth); the table is this processor's.
         unsafe { (kernels.left)(from, self.lines.as_mut_ptr()) }
+    }
+
+    /// As [`Products`] take it.
+    #[must_use]
+    pub fn view(&self) -> LeftRef<'_, T> {
+        LeftRef {
+            lines: &self.lines,
+            rows: self.rows,
+            groups: self.groups,
+            of: PhantomData,
+        }
     }
 
     /// One step of the online softmax for the rows of `logits` (rows, width), `width` a multiple of 32: the weights relative to the
@@ -199,7 +214,7 @@ impl<T: Real> Left<T> {
     }
 
     /// The same as the kernels take it, lengths checked.
-    fn step(&mut self, step: Online<'_, T>) -> Absorb<T> {
+    pub(super) fn step(&mut self, step: Online<'_, T>) -> Absorb<T> {
         let (rows, width) = (step.top.len(), step.width);
         assert!(
             width.is_multiple_of(DEPTH)
@@ -237,7 +252,7 @@ pub struct Right<T> {
 }
 
 /// `len` lines that `kernel` writes, all of them, from the rows of `x`; None where it says no.
-fn cut<T>(
+fn cut<T: Real>(
     kernel: unsafe fn(Source<T>, *mut Line) -> bool,
     x: &[T],
     width: usize,
@@ -249,6 +264,7 @@ fn cut<T>(
         rows: x.len() / width,
         columns: width,
         stride: width,
+        scale: T::ONE,
     };
     // SAFETY: the capacity is that of all tiles of x; the kernel is of this processor and writes every line.
     unsafe {
@@ -327,111 +343,19 @@ impl<T: Real> Right<T> {
             add,
         };
         // SAFETY: the operands and C hold what is read and written; the table is this processor's.
-        unsafe { (kernels.multiply)(self.tiles(a, piece, (c.as_mut_ptr(), c.len()), ldc)) }
+        unsafe { (kernels.multiply)(self.view().tiles(a.view(), piece, (c.as_mut_ptr(), c.len()), ldc)) }
     }
 
-    /// A piece of `a` · B as the kernels take it, lengths checked; C is where it begins and how much there is.
-    fn tiles(&self, a: &Left<T>, piece: Piece, (c, len): (*mut T, usize), ldc: usize) -> Tiles<T> {
-        let Piece {
-            of,
-            columns,
-            groups,
-            at: _,
-            add,
-        } = piece;
-        let width = columns.len() * SIDE;
-        assert!(
-            columns.end <= self.columns
-                && groups.end <= self.groups
-                && of.end <= a.groups
-                && of.len() == groups.len()
-                && ldc >= width
-                && (a.rows == 0 || (a.rows * SIDE - 1) * ldc + width <= len),
-            "product of split operands: expected A (n, depth), B (depth, width), C (n, width)"
-        );
-        let at = columns.start * self.column + groups.start * self.group;
-        Tiles {
-            a: a.lines[of.start * LINES..].as_ptr(),
-            a_row: a.groups * LINES,
-            b: self.lines[at.min(self.lines.len())..].as_ptr(),
-            b_column: self.column,
-            b_group: self.group,
-            c,
-            ldc,
-            rows: a.rows,
-            columns: columns.len(),
-            groups: groups.len(),
-            add,
-        }
-    }
-}
-
-/// Parts of two operands to multiply, and where the result goes.
-#[derive(Clone, Debug)]
-pub struct Piece {
-    /// Groups of 32 of the depth of the left operand.
-    pub of: Range<usize>,
-    /// Blocks of 16 columns of the right one.
-    pub columns: Range<usize>,
-    /// Groups of its depth.
-    pub groups: Range<usize>,
-    /// First column of the result.
-    pub at: usize,
-    /// Whether to add to what is there.
-    pub add: bool,
-}
-
-/// Products to be made one after the other.
-#[derive(Debug)]
-pub struct Products<'a, T> {
-    tiles: Vec<Tiles<T>>,
-    of: PhantomData<&'a mut [T]>,
-}
-
-impl<T> Default for Products<'_, T> {
-    fn default() -> Self {
-        Self {
-            tiles: Vec::new(),
+    /// As [`Products`] take it.
+    #[must_use]
+    pub fn view(&self) -> RightRef<'_, T> {
+        RightRef {
+            lines: &self.lines,
+            columns: self.columns,
+            groups: self.groups,
+            column: self.column,
+            group: self.group,
             of: PhantomData,
         }
-    }
-}
-
-impl<'a, T: Real> Products<'a, T> {
-    /// Pieces of `a` · `b` into C, as in [`Right::product`].
-    pub fn push(
-        &mut self,
-        b: &'a Right<T>,
-        a: &'a Left<T>,
-        pieces: impl Iterator<Item = Piece>,
-        c: &'a mut [T],
-        ldc: usize,
-    ) {
-        let (len, c) = (c.len(), c.as_mut_ptr());
-        self.tiles.extend(pieces.map(|x| {
-            assert!(x.at <= len, "product of split operands: columns beyond C");
-            let c = (c.wrapping_add(x.at), len - x.at);
-            b.tiles(a, x, c, ldc)
-        }));
-    }
-
-    /// Makes them.
-    pub fn run(self, _on: &Engine) {
-        let Some(kernels) = T::split_kernels() else {
-            return;
-        };
-        for tiles in self.tiles {
-            // SAFETY: the operands and C hold what is read and written; the table is this processor's.
-            unsafe { (kernels.multiply)(tiles) }
-        }
-    }
-
-    /// Makes them, and meanwhile [`Left::absorb`].
-    pub fn run_beside(self, _on: &Engine, weights: &mut Left<T>, step: Online<'_, T>) {
-        let Some(kernels) = T::split_kernels() else {
-            return;
-        };
-        // SAFETY: as above; the borrows keep apart what products and softmax write.
-        unsafe { (kernels.multiply_absorb)(&self.tiles, weights.step(step)) }
     }
 }

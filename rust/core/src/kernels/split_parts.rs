@@ -92,12 +92,13 @@ pub(super) unsafe fn put(tile: *mut Line, line: usize, [high, middle, low]: [__m
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
     let groups = from.columns.div_ceil(DEPTH);
+    let scale = _mm512_set1_ps(from.scale);
     let mut most = _mm512_setzero_si512();
     for r in 0..from.rows {
         let row = from.x.add(r * from.stride);
         for g in 0..groups {
-            let a = some(row, g * DEPTH, from.columns);
-            let b = some(row, g * DEPTH + 16, from.columns);
+            let a = _mm512_mul_ps(some(row, g * DEPTH, from.columns), scale);
+            let b = _mm512_mul_ps(some(row, g * DEPTH + 16, from.columns), scale);
             most = magnitude(magnitude(most, a), b);
             let tile = to.add((r / SIDE * groups + g) * LINES);
             put(tile, r % SIDE, pairs(a, b));

@@ -5,7 +5,10 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use sona_core::attention::heads::Heads;
+use sona_core::attention::local;
+use sona_core::attention::parted::Parted;
 use sona_core::attention::rules::{BlockSparse, Causal, Dense, LocalGlobal, Mask};
+use sona_core::attention::tile::Blocks;
 use std::borrow::Cow;
 
 fn causal(code: u8) -> Causal {
@@ -117,6 +120,33 @@ pub(super) fn parse<'a, T: Float>(
 }
 
 impl<T: Float> RuleData<'_, T> {
+    /// Queries per piece of work.
+    pub(super) fn chunk(&self, blocks: Blocks) -> usize {
+        match self {
+            Self::Blocks { block, .. } => *block,
+            _ => 4 * blocks.q,
+        }
+    }
+
+    /// Multiply-adds, for the choice of the number of threads.
+    pub(super) fn cost(&self, heads: &Heads<'_, T>) -> usize {
+        match self {
+            Self::Blocks { .. } => heads.cost() / 2,
+            _ => heads.cost(),
+        }
+    }
+
+    /// The operands in parts.
+    pub(super) fn part(&self, heads: &Heads<'_, T>, blocks: Blocks) -> Parted<T> {
+        match self {
+            Self::Local(rule) => local::part(heads, rule, blocks),
+            _ => {
+                let chunk = self.chunk(blocks);
+                heads.part(chunk, heads.threads(chunk, self.cost(heads)))
+            }
+        }
+    }
+
     pub(super) fn dense(&self, b: usize, n: usize, m: usize) -> Dense<'_, T> {
         let Self::Dense {
             causal,
@@ -180,6 +210,14 @@ pub(super) struct Call<'a, T: Clone> {
 }
 
 impl<T: Float> Call<'_, T> {
+    /// What the call reads from now on without the interpreter's lock: nothing of the operands where they are `whole` in parts,
+    /// else copies.
+    pub(super) fn let_go(&mut self, whole: bool) {
+        for x in [&mut self.q, &mut self.k, &mut self.v] {
+            *x = Cow::Owned(if whole { Vec::new() } else { x.to_vec() });
+        }
+    }
+
     pub(super) fn heads(&self) -> Heads<'_, T> {
         let [n, m, d, dv] = self.size;
         Heads {

@@ -5,7 +5,9 @@ use super::operands::{Float, Operand, flat, run};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use sona_core::attention::heads::{StoredGradients, local_global};
+use sona_core::attention::heads::StoredGradients;
+use sona_core::attention::local::{local_global, local_global_parted};
+use sona_core::attention::parted::Parted;
 use sona_core::attention::rules::Causal;
 use sona_core::attention::threads;
 use sona_core::attention::tile::{BLOCK_Q, Blocks};
@@ -58,15 +60,20 @@ fn forward<'py, T: Float>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let arrays = Arrays::<T>::new(qkv)?;
     let detach = arrays.detach(maps);
-    let call = arrays.call(maps, scale, detach)?;
+    let mut call = arrays.call(maps, scale, false)?;
     let rule_arrays = RuleArrays::new(rule)?;
     let data = parse(rule, &rule_arrays, call.size[0], detach)?;
     let blocks = Blocks {
         q: blocks.0,
         k: blocks.1,
     };
+    // Cutting the operands up is all the copying they need.
+    let parted = data.part(&call.heads(), blocks);
+    if detach {
+        call.let_go(parted.whole() && !want_weights);
+    }
     let (out, lse, weights) = run(py, detach, || {
-        compute(&call, &data, blocks, want_lse, want_weights)
+        compute(&call, &parted, &data, blocks, want_lse, want_weights)
     });
     PyTuple::new(
         py,
@@ -91,6 +98,7 @@ type Computed<T> = (Vec<T>, Vec<T>, Vec<T>);
 
 fn compute<T: Float>(
     call: &Call<'_, T>,
+    parted: &Parted<T>,
     data: &RuleData<'_, T>,
     blocks: Blocks,
     want_lse: bool,
@@ -108,15 +116,16 @@ fn compute<T: Float>(
         }
     ];
     let lse_out = (!lse.is_empty()).then_some(&mut lse[..]);
+    let (chunk, cost) = (data.chunk(blocks), data.cost(&heads));
     match data {
         RuleData::Dense { .. } => {
             let rule = |b| data.dense(b, n, m);
-            heads.attend(rule, blocks, 4 * blocks.q, heads.cost(), &mut out, lse_out);
+            heads.attend_parted(parted, rule, blocks, chunk, cost, &mut out, lse_out);
         }
-        RuleData::Local(local) => local_global(&heads, local, blocks, &mut out, lse_out),
-        RuleData::Blocks { block, .. } => {
-            let seen = heads.cost() / 2;
-            heads.attend(|b| data.blocks(b, n), blocks, *block, seen, &mut out, lse_out);
+        RuleData::Local(local) => local_global_parted(&heads, parted, local, blocks, &mut out, lse_out),
+        RuleData::Blocks { .. } => {
+            let rule = |b| data.blocks(b, n);
+            heads.attend_parted(parted, rule, blocks, chunk, cost, &mut out, lse_out);
         }
     }
     let mut weights = vec![T::ZERO; if want_weights { heads.len() * n * m } else { 0 }];
@@ -166,7 +175,7 @@ fn plain<'py, T: Float>(
         return Ok(None);
     }
     let detach = arrays.detach(None);
-    let call = arrays.call(None, scale, detach)?;
+    let mut call = arrays.call(None, scale, false)?;
     let data = RuleData::Dense {
         causal: if causal { Causal::TopLeft } else { Causal::No },
         mask: MaskData::None,
@@ -178,7 +187,13 @@ fn plain<'py, T: Float>(
         q: blocks.0,
         k: blocks.1,
     };
-    let (out, ..) = run(py, detach, || compute(&call, &data, blocks, false, false));
+    let parted = data.part(&call.heads(), blocks);
+    if detach {
+        call.let_go(parted.whole());
+    }
+    let (out, ..) = run(py, detach, || {
+        compute(&call, &parted, &data, blocks, false, false)
+    });
     let mut shape = q.shape().to_vec();
     shape.pop();
     shape.push(v.axis(0));

@@ -2,6 +2,7 @@
 
 use super::super::projection::Projection;
 use super::super::split::{Engine, Left, Online, Piece, Products, Right};
+use super::super::split_store::{Cut, Job, Store};
 use super::*;
 
 /// What runs the products here; a gap is visible.
@@ -203,7 +204,7 @@ fn a_product_beside_the_softmax_changes_no_bit() {
                     add: false,
                 });
                 let mut products = Products::default();
-                products.push(&right, &left, pieces.into_iter(), &mut c, ldc);
+                products.push(right.view(), left.view(), pieces.into_iter(), &mut c, ldc);
                 products.run_beside(&engine, &mut weights, step);
             } else {
                 for (columns, at) in ranges {
@@ -221,7 +222,7 @@ fn a_product_beside_the_softmax_changes_no_bit() {
                     add: true,
                 });
                 let mut products = Products::default();
-                products.push(&values, &weights, pieces.into_iter(), &mut acc, dv);
+                products.push(values.view(), weights.view(), pieces.into_iter(), &mut acc, dv);
                 products.run(&engine);
             } else {
                 values.product(&engine, &weights, 0..1, 0..width / 32, &mut acc, dv, true);
@@ -258,5 +259,85 @@ fn rows_meet_rows() {
         bad[n * depth - 1] = f32::INFINITY;
         assert!(!projection.multiply(&bad, &mut out));
         assert!(Projection::new(&bad[(n - 1) * depth..], depth).is_none());
+    }
+}
+
+/// A · B by way of a store, its jobs done in reverse order; None where an operand is not there. B is square and comes in two stretches.
+fn stored_product(engine: &Engine, a: &[f32], b: [&[f32]; 2], cut: Cut, depth: usize) -> Option<Vec<f32>> {
+    let width = if cut == Cut::Turned {
+        depth
+    } else {
+        b[0].len() / 64
+    };
+    let job = |cut, x, width| Job {
+        cut,
+        x,
+        width,
+        scale: 0.3,
+    };
+    let mut store = Store::default();
+    for _ in 0..2 {
+        let jobs = [
+            job(cut, b[0], depth),
+            job(cut, b[1], depth),
+            job(Cut::Left, a, depth),
+        ];
+        store.fill(&jobs, |tasks| tasks.into_iter().rev().for_each(|task| task.run()));
+    }
+    assert_eq!(
+        store.tame(),
+        store.left(2).is_some() && store.right(0..2).is_some()
+    );
+    let (left, right) = (store.left(2)?, store.right(0..2)?);
+    let (rows, ldc) = ((a.len() / depth).next_multiple_of(16), right.columns() * 16);
+    let mut c = vec![0.0f32; rows * ldc];
+    let groups = 0..right.groups();
+    let piece = Piece {
+        of: groups.clone(),
+        columns: 0..right.columns(),
+        groups,
+        at: 0,
+        add: false,
+    };
+    let mut products = Products::default();
+    products.push(right, left, std::iter::once(piece), &mut c, ldc);
+    products.run(engine);
+    Some(c)
+}
+
+#[test]
+fn stored_operands_are_the_single_ones() {
+    let Some(engine) = engine() else { return };
+    let (a, n) = (normal(20 * 85, 1), 20);
+    let scaled: Vec<f32> = a.iter().map(|x| x * 0.3).collect();
+    let mut left = Left::default();
+    assert!(left.fill(&scaled, 85));
+    // Depth and columns in stretches of 64 and 21.
+    let b = normal(85 * 85, 2);
+    for cut in [Cut::Turned, Cut::Upright] {
+        let stretches = b.split_at(64 * 85);
+        let right = match cut {
+            Cut::Turned => Right::turned(&b, 85),
+            _ => Right::upright(&b, 85),
+        };
+        let right = right.unwrap();
+        let ldc = right.columns() * 16;
+        let mut want = vec![0.0; 32 * ldc];
+        right.product(
+            &engine,
+            &left,
+            0..right.columns(),
+            0..right.groups(),
+            &mut want,
+            ldc,
+            false,
+        );
+        let stretches = [stretches.0, stretches.1];
+        let got = stored_product(&engine, &a, stretches, cut, 85).unwrap();
+        assert_eq!(got[..n * ldc], want[..n * ldc]);
+        let mut bad = b.clone();
+        bad[85 * 85 - 1] = f32::NAN;
+        let (x, y) = bad.split_at(64 * 85);
+        assert!(stored_product(&engine, &a, [x, y], cut, 85).is_none());
     }
 }

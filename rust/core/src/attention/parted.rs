@@ -1,0 +1,173 @@
+//! Operands of attention in parts: once they are cut up, the numbers themselves are not needed any more.
+
+use super::heads::Heads;
+use super::kept;
+use super::threads;
+use super::tile_split::{self, STRIP};
+use crate::kernels::real::Real;
+use crate::kernels::split;
+use crate::kernels::split_store::{Cut, Job, LeftRef, RightRef, Store};
+use std::ops::Range;
+
+/// Keys or values that one thread cuts up at a time; whole groups.
+const STRETCH: usize = 256;
+/// Memory that stays with the thread, in bytes.
+const KEPT: usize = 8 << 20;
+
+/// Queries, keys and values of heads in parts. Empty where the processor has no use for parts or they do not pay.
+#[derive(Debug)]
+pub struct Parted<T: Real> {
+    store: Store<T>,
+    /// Queries per piece of work.
+    chunk: usize,
+    /// Jobs per stored array of queries, and per listed part of it.
+    strips: usize,
+    listed: usize,
+    keys: Stored,
+    values: Stored,
+    whole: bool,
+}
+
+/// The jobs of equal arrays, one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    first: usize,
+    each: usize,
+}
+
+impl Stored {
+    fn of(self, i: usize) -> Range<usize> {
+        let first = self.first + i * self.each;
+        first..first + self.each
+    }
+}
+
+fn arrays(of: &[usize]) -> usize {
+    of.iter().max().map_or(0, |top| top + 1)
+}
+
+impl<T: Real> Parted<T> {
+    /// Cuts up the operands. Work will be done in pieces of `chunk` queries; the queries `listed` make one more piece per head.
+    pub(super) fn new(heads: &Heads<'_, T>, chunk: usize, listed: &[usize], threads: usize) -> Self {
+        let mut out = Self {
+            store: kept::take(),
+            chunk,
+            strips: 0,
+            listed: 0,
+            keys: Stored::default(),
+            values: Stored::default(),
+            whole: false,
+        };
+        let Heads { n, m, d, dv, .. } = *heads;
+        if !(split::available::<T>() && tile_split::pays(n, d, dv) && m > 0) {
+            return out;
+        }
+        let (queries, keys, values) = (arrays(heads.q_of), arrays(heads.k_of), arrays(heads.v_of));
+        let mut gathered = Vec::with_capacity(queries * listed.len() * d);
+        for array in heads.q.chunks_exact(n * d).take(queries) {
+            for &i in listed {
+                gathered.extend_from_slice(&array[i * d..(i + 1) * d]);
+            }
+        }
+        let mut jobs = Vec::with_capacity(queries * n.div_ceil(STRIP) + 2);
+        let mut push = |cut: Cut, x, width: usize| {
+            jobs.push(Job {
+                cut,
+                x,
+                width,
+                scale: heads.scale,
+            });
+            jobs.len()
+        };
+        let mut end = 0;
+        for array in heads.q.chunks_exact(n * d).take(queries) {
+            for piece in array.chunks(chunk * d) {
+                for strip in piece.chunks(STRIP * d) {
+                    end = push(Cut::Left, strip, d);
+                }
+            }
+        }
+        out.strips = end.checked_div(queries).unwrap_or(0);
+        if !listed.is_empty() {
+            for array in gathered.chunks_exact(listed.len() * d) {
+                for strip in array.chunks(STRIP * d) {
+                    end = push(Cut::Left, strip, d);
+                }
+            }
+            out.listed = listed.len().div_ceil(STRIP);
+        }
+        for (stored, cut, x, count, width) in [
+            (&mut out.keys, Cut::Turned, heads.k, keys, d),
+            (&mut out.values, Cut::Upright, heads.v, values, dv),
+        ] {
+            *stored = Stored {
+                first: end,
+                each: m.div_ceil(STRETCH),
+            };
+            for array in x.chunks_exact(m * width).take(count) {
+                for part in array.chunks(STRETCH * width) {
+                    end = push(cut, part, width);
+                }
+            }
+        }
+        out.store.fill(&jobs, |tasks| {
+            threads::share(threads, tasks, || (), |task, ()| task.run());
+        });
+        out.whole = out.store.tame();
+        out
+    }
+
+    /// Attention needs nothing else of the operands.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Keys of stored array `i`; None where they cannot be split.
+    pub(super) fn keys(&self, i: usize) -> Option<RightRef<'_, T>> {
+        self.store.right(self.keys.of(i))
+    }
+
+    /// Values of stored array `i`; None where they cannot be split.
+    pub(super) fn values(&self, i: usize) -> Option<RightRef<'_, T>> {
+        self.store.right(self.values.of(i))
+    }
+
+    /// The first strip of the piece of stored array `i` that begins with query `first`.
+    pub(super) fn piece(&self, i: usize, first: usize) -> Queries<'_, T> {
+        Queries {
+            store: &self.store,
+            first: i * self.strips + first / self.chunk.max(1) * self.chunk.div_ceil(STRIP),
+        }
+    }
+
+    /// The first strip of the listed queries of stored array `i`; `stored`: arrays of queries.
+    pub(super) fn listed(&self, i: usize, stored: usize) -> Queries<'_, T> {
+        Queries {
+            store: &self.store,
+            first: stored * self.strips + i * self.listed,
+        }
+    }
+}
+
+/// Queries of a piece of work, scaled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queries<'a, T> {
+    store: &'a Store<T>,
+    first: usize,
+}
+
+impl<'a, T: Real> Queries<'a, T> {
+    /// Strip `i`; None where it cannot be split.
+    pub fn strip(&self, i: usize) -> Option<LeftRef<'a, T>> {
+        self.store.left(self.first + i)
+    }
+}
+
+impl<T: Real> Drop for Parted<T> {
+    fn drop(&mut self) {
+        if self.store.bytes() <= KEPT {
+            kept::keep(std::mem::take(&mut self.store));
+        }
+    }
+}
