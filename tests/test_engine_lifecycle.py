@@ -201,3 +201,19 @@ def test_bytes_of_another_layout_are_refused():
     data[4] ^= 1
     with pytest.raises(CorruptStateError):
         SonaEngine.from_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "wanted"),
+    [
+        ("hidden_dim", -1, "hidden_dim: expected a whole number of at least 0, got -1"),
+        ("hidden_dim", 2.5, "hidden_dim: expected a whole number"),
+        ("eta", "much", "eta: expected a number, got 'much'"),
+        ("ewc", 3, "ewc: expected True or False, got 3"),
+        ("case_bytes", -3, "case_bytes: expected a whole number of at least 0, or None"),
+        ("source_caps", {"bot": -1}, "source_caps: expected a dict from source"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_told_what_it_must_be(setting, value, wanted):
+    with pytest.raises(ConfigError, match=wanted):
+        SonaEngine(SonaConfig(**{"hidden_dim": 8, setting: value}))

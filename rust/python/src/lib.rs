@@ -14,6 +14,7 @@ mod lora;
 mod patterns;
 mod plasticity;
 mod routing;
+mod state;
 mod store;
 mod trajectory;
 mod view;

@@ -4,11 +4,13 @@ use super::DETACH_ABOVE;
 use crate::arrays::{detached, metrics_dict};
 use crate::errors::{IntoPy, to_py};
 use crate::lora::size;
+use crate::state::{State, state_methods};
 use crate::view::{Slot, vector_view};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::continual::{BoundaryConfig, BoundaryDetector};
 
 /// Tells when the task changed, from the direction of the gradients.
@@ -113,25 +115,6 @@ impl PyBoundaryDetector {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(BoundaryDetector::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let inner = self.inner.lock();
         let c = inner.config();
@@ -141,6 +124,20 @@ impl PyBoundaryDetector {
         )
     }
 }
+
+impl State for PyBoundaryDetector {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(BoundaryDetector::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyBoundaryDetector);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyBoundaryDetector>()

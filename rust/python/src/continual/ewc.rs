@@ -4,12 +4,14 @@ use super::DETACH_ABOVE;
 use super::config::Settings;
 use crate::arrays::{detached, matrix, metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use crate::view::{Slot, View, map_into, vector_view, view};
 use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::continual::{self as core, Constraint, Ewc};
 
 /// EWC++: holds parameters where earlier tasks need them, each as far as that task's Fisher information says.
@@ -350,24 +352,6 @@ impl PyEwc {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        let data = data.to_vec();
-        Ok(Self::of(detached(cls.py(), || Ewc::from_bytes(&data))?))
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let e = self.inner.lock();
         format!(
@@ -379,6 +363,18 @@ impl PyEwc {
         )
     }
 }
+
+impl State for PyEwc {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self::of(Ewc::from_bytes(data)?))
+    }
+}
+
+state_methods!(PyEwc);
 
 /// Diagonal of the empirical Fisher information: the mean of the squares of per-sample gradients.
 ///

@@ -2,9 +2,11 @@
 
 use crate::arrays::{metrics_dict, whole};
 use crate::errors::IntoPy;
+use crate::state::{State, state_methods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
+use sona_core::Result;
 use sona_core::control::detect::{
     Adwin, Agreement, AnomalyDetector, Cusum, Detector, Direction, Ewma, PageHinkley, RobustZ,
 };
@@ -33,26 +35,6 @@ macro_rules! detector {
                 metrics_dict(py, &metrics)
             }
 
-            /// The whole state, checked and versioned.
-            fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-                Ok(PyBytes::new(py, &self.inner.lock().to_bytes().py()?))
-            }
-
-            /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-            #[classmethod]
-            fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-                Ok(Self {
-                    inner: Mutex::new(Detector::from_bytes(data).py()?),
-                })
-            }
-
-            fn __reduce__<'py>(
-                slf: &Bound<'py, Self>,
-            ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-                let bytes = slf.get().to_bytes(slf.py())?;
-                Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-            }
-
             fn __repr__(&self) -> String {
                 let state: Vec<String> = self
                     .inner
@@ -67,6 +49,20 @@ macro_rules! detector {
                 format!("{}({})", $name, state.join(", "))
             }
         }
+
+        impl State for $class {
+            fn encode(&self) -> Result<Vec<u8>> {
+                self.inner.lock().to_bytes()
+            }
+
+            fn decode(data: &[u8]) -> Result<Self> {
+                Ok(Self {
+                    inner: Mutex::new(Detector::from_bytes(data)?),
+                })
+            }
+        }
+
+        state_methods!($class);
     };
 }
 

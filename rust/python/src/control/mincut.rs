@@ -2,9 +2,11 @@
 
 use crate::arrays::{detached, metrics_dict, place, whole};
 use crate::errors::IntoPy;
+use crate::state::{State, state_methods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyType};
+use pyo3::types::{PyDict, PyFrozenSet};
+use sona_core::Result;
 use sona_core::control::mincut::MinCut;
 
 /// Exact global minimum cut of a weighted undirected graph whose edges change.
@@ -132,26 +134,6 @@ impl PyMinCut {
         metrics_dict(py, &metrics)
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let data = data.to_vec();
-        Ok(Self {
-            inner: Mutex::new(detached(py, || MinCut::from_bytes(&data))?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let g = self.inner.lock();
         format!(
@@ -162,6 +144,20 @@ impl PyMinCut {
         )
     }
 }
+
+impl State for PyMinCut {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(MinCut::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyMinCut);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyMinCut>()

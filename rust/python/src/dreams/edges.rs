@@ -3,9 +3,11 @@
 use crate::arrays::metrics_dict;
 use crate::errors::IntoPy;
 use crate::items::{Use, item_id, item_ids};
+use crate::state::{State, state_methods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
+use sona_core::Result;
 use sona_core::dreams::EdgeWeights;
 
 /// Undirected edges between item ids that were retrieved together, strengthened by good outcomes, weakened by bad ones.
@@ -86,28 +88,24 @@ impl PyEdgeWeights {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned. Ids must be int, str, bytes or tuples of those.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.inner.lock().to_bytes().py()?))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(EdgeWeights::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         format!("EdgeWeights(edges={})", self.inner.lock().len())
     }
 }
+
+impl State for PyEdgeWeights {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(EdgeWeights::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyEdgeWeights);
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyEdgeWeights>()

@@ -5,12 +5,14 @@ use super::dream::{Stop, config_of, emit_dream, path_ids, told};
 use super::extract_node;
 use crate::arrays::{detached, matrix, metrics_dict, place, whole};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::dreams::{self, DreamConfig, DreamEngine};
 
 /// Most dreams of one call.
@@ -337,23 +339,6 @@ impl PyDreamEngine {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned: what a reader dreams next is what this one would have dreamt.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self::wrap(DreamEngine::from_bytes(data).py()?))
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let engine = self.inner.lock();
         format!(
@@ -364,6 +349,18 @@ impl PyDreamEngine {
         )
     }
 }
+
+impl State for PyDreamEngine {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self::wrap(DreamEngine::from_bytes(data)?))
+    }
+}
+
+state_methods!(PyDreamEngine);
 
 /// Where a random walk that keeps returning to ``start`` spends its time.
 ///

@@ -6,23 +6,46 @@ use pyo3::types::PyDict;
 use sona_core::Error;
 use sona_core::engine::{EngineConfig, Exploration, Mode};
 use sona_core::store::Fsync;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// What a setting of this type has to be, in words.
+trait Setting {
+    const WANTED: &str;
+}
+
+macro_rules! wanted {
+    ($($t:ty: $words:literal;)*) => {
+        $(impl Setting for $t {
+            const WANTED: &str = $words;
+        })*
+    };
+}
+
+wanted! {
+    u32: "a whole number of at least 0";
+    u64: "a whole number of at least 0";
+    usize: "a whole number of at least 0";
+    Option<usize>: "a whole number of at least 0, or None";
+    f32: "a number";
+    f64: "a number";
+    bool: "True or False";
+    String: "a string";
+    BTreeMap<String, u32>: "a dict from source to a whole number of at least 0";
+    BTreeMap<String, f32>: "a dict from source to a number";
+}
 
 fn get<'py, T>(d: &Bound<'py, PyDict>, name: &'static str) -> PyResult<T>
 where
-    T: for<'a> FromPyObject<'a, 'py>,
+    T: Setting + for<'a> FromPyObject<'a, 'py>,
 {
     let value = d
         .get_item(name)?
-        .ok_or_else(|| to_py(Error::config(name, "a value", "nothing")))?;
+        .ok_or_else(|| to_py(Error::config(name, T::WANTED, "nothing")))?;
     let got = value.repr()?.to_string();
-    value.extract::<T>().map_err(|_| {
-        to_py(Error::config(
-            name,
-            "a value of the documented type and range",
-            got,
-        ))
-    })
+    value
+        .extract::<T>()
+        .map_err(|_| to_py(Error::config(name, T::WANTED, got)))
 }
 
 /// Core settings from the fields of `SonaConfig`, and the fsync policy.

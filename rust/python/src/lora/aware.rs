@@ -6,11 +6,13 @@ use super::quantized::PyQuantizedMicroLora;
 use super::report::PyApplyReport;
 use crate::arrays::{Rows, detached, metrics_dict, to_matrix};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use numpy::PyArray2;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::lora::{MicroLora, QuantAware};
 
 /// Train an adapter through its quantised form: the codes answer, the full-precision factors learn.
@@ -151,24 +153,6 @@ impl PyQuantAware {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.inner.lock().to_bytes().py()?))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(QuantAware::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let q = self.inner.lock();
         format!(
@@ -181,6 +165,20 @@ impl PyQuantAware {
         )
     }
 }
+
+impl State for PyQuantAware {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(QuantAware::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyQuantAware);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyQuantAware>()

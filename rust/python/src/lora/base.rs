@@ -4,10 +4,12 @@ use super::PyMicroLora;
 use super::{seed, size};
 use crate::arrays::{Rows, detached, matrix, metrics_dict, to_matrix};
 use crate::errors::IntoPy;
+use crate::state::{State, state_methods};
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::{PyDict, PyType};
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::error::check_dim;
 use sona_core::lora::{BaseConfig, BaseLora, Batch, Rule, SharedBaseLora};
 use sona_core::store::atomic;
@@ -438,25 +440,6 @@ impl PyBaseLora {
         metrics_dict(py, &self.read(py, BaseLora::metrics))
     }
 
-    /// The whole state, checked and versioned; going on after ``from_bytes`` equals never having stopped, bit for bit.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = self.read(py, BaseLora::to_bytes).py()?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            shared: SharedBaseLora::new(BaseLora::from_bytes(data).py()?).py()?,
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self, py: Python<'_>) -> String {
         self.read(py, |l| {
             let c = l.config();
@@ -471,6 +454,20 @@ impl PyBaseLora {
         })
     }
 }
+
+impl State for PyBaseLora {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.shared.read(BaseLora::to_bytes)
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            shared: SharedBaseLora::new(BaseLora::from_bytes(data)?)?,
+        })
+    }
+}
+
+state_methods!(PyBaseLora);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyBaseLora>()

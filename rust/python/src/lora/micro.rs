@@ -5,9 +5,11 @@ use super::report::PyApplyReport;
 use super::{seed, size};
 use crate::arrays::{Rows, matrix, metrics_dict, to_matrix};
 use crate::errors::IntoPy;
+use crate::state::{State, state_methods};
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
+use sona_core::Result;
 use sona_core::error::check_dim;
 use sona_core::lora::{MicroConfig, MicroLora, Rule, SharedMicroLora};
 use std::sync::Arc;
@@ -321,26 +323,6 @@ impl PyMicroLora {
         metrics_dict(py, &self.shared.read(MicroLora::metrics))
     }
 
-    /// The whole state, checked and versioned; going on after ``from_bytes`` equals never having stopped, bit for bit.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let state = self.shared.read(MicroLora::clone);
-        let bytes = py.detach(|| state.to_bytes()).py()?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            shared: Arc::new(SharedMicroLora::new(MicroLora::from_bytes(data).py()?)),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         self.shared.read(|l| {
             format!(
@@ -353,6 +335,20 @@ impl PyMicroLora {
         })
     }
 }
+
+impl State for PyMicroLora {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.shared.read(MicroLora::clone).to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            shared: Arc::new(SharedMicroLora::new(MicroLora::from_bytes(data)?)),
+        })
+    }
+}
+
+state_methods!(PyMicroLora);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyMicroLora>()

@@ -3,14 +3,15 @@
 use super::size;
 use crate::arrays::{metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
-use sona_core::Error;
+use pyo3::types::PyDict;
 use sona_core::codec::{self, Kind};
 use sona_core::error::check_finite;
 use sona_core::lora::{Optimizer, Rule, clip_by_norm as clip};
+use sona_core::{Error, Result};
 
 /// An optimiser together with its learning rate.
 const KIND: Kind = Kind {
@@ -74,25 +75,6 @@ macro_rules! optimizer {
                 metrics_dict(py, &vec![("steps", inner.steps().into()), ("nbytes", inner.nbytes().into())])
             }
 
-            /// The whole state, checked and versioned.
-            fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-                let inner = self.inner.lock().to_bytes().py()?;
-                let bytes = codec::encode(KIND, &(self.lr, inner)).py()?;
-                Ok(PyBytes::new(py, &bytes))
-            }
-
-            /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-            #[classmethod]
-            fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-                let (lr, inner) = restore(data, |rule| matches!(rule, $rule), $name)?;
-                Ok(Self { inner: Mutex::new(inner), lr })
-            }
-
-            fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-                let bytes = slf.get().to_bytes(slf.py())?;
-                Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-            }
-
             fn __repr__(&self) -> String {
                 let inner = self.inner.lock();
                 format!(
@@ -101,13 +83,27 @@ macro_rules! optimizer {
                 )
             }
         }
+
+        impl State for $class {
+            fn encode(&self) -> Result<Vec<u8>> {
+                let inner = self.inner.lock().to_bytes()?;
+                codec::encode(KIND, &(self.lr, inner))
+            }
+
+            fn decode(data: &[u8]) -> Result<Self> {
+                let (lr, inner) = restore(data, |rule| matches!(rule, $rule), $name)?;
+                Ok(Self { inner: Mutex::new(inner), lr })
+            }
+        }
+
+        state_methods!($class);
     };
 }
 
-fn restore(data: &[u8], fits: impl Fn(Rule) -> bool, name: &str) -> PyResult<(f64, Optimizer)> {
-    let corrupt = |reason: &str| to_py(Error::corrupt(name, reason));
-    let (lr, state): (f64, Vec<u8>) = codec::decode(KIND, data).py()?;
-    let inner = Optimizer::from_bytes(&state).py()?;
+fn restore(data: &[u8], fits: impl Fn(Rule) -> bool, name: &str) -> Result<(f64, Optimizer)> {
+    let corrupt = |reason: &str| Error::corrupt(name, reason);
+    let (lr, state): (f64, Vec<u8>) = codec::decode(KIND, data)?;
+    let inner = Optimizer::from_bytes(&state)?;
     if !fits(inner.rule()) {
         return Err(corrupt("holds another optimiser"));
     }

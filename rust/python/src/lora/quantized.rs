@@ -4,11 +4,13 @@ use super::PyMicroLora;
 use super::calls::DETACH_ABOVE;
 use crate::arrays::{Rows, metrics_dict, to_matrix};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use crate::view::{Slot, map_into, view};
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::error::check_dim;
 use sona_core::lora::QuantizedMicroLora;
 
@@ -160,24 +162,6 @@ impl PyQuantizedMicroLora {
         )
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.inner.to_bytes().py()?))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: QuantizedMicroLora::from_bytes(data).py()?,
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         format!(
             "QuantizedMicroLoRA(hidden_dim={}, rank={}, bits={}, scheme='{}', nbytes={})",
@@ -189,6 +173,20 @@ impl PyQuantizedMicroLora {
         )
     }
 }
+
+impl State for PyQuantizedMicroLora {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: QuantizedMicroLora::from_bytes(data)?,
+        })
+    }
+}
+
+state_methods!(PyQuantizedMicroLora);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyQuantizedMicroLora>()

@@ -2,10 +2,12 @@
 
 use crate::arrays::{detached, metrics_dict, to_matrix, vector, whole};
 use crate::errors::IntoPy;
+use crate::state::{State, state_methods};
 use numpy::{PyArray1, PyArray2};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
+use sona_core::Result;
 use sona_core::plasticity::{self, BtspLayer, WeightChange};
 
 /// A linear layer that learns an association from one example.
@@ -151,25 +153,6 @@ impl PyBtspLayer {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(BtspLayer::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let inner = self.inner.lock();
         format!(
@@ -180,6 +163,20 @@ impl PyBtspLayer {
         )
     }
 }
+
+impl State for PyBtspLayer {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(BtspLayer::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyBtspLayer);
 
 /// How one plateau potential changes a synapse: weak ones grow, strong ones shrink.
 ///

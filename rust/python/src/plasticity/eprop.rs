@@ -2,11 +2,13 @@
 
 use crate::arrays::{detached, matrix, metrics_dict, to_matrix, vector, whole};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use numpy::{PyArray1, PyArray2};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::plasticity::{Eprop, EpropParams, Feedback, Weights};
 
 /// A recurrent layer of spiking neurons that learns on a stream, in memory that does not grow with time.
@@ -291,25 +293,6 @@ impl PyEprop {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(Eprop::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let p = *self.inner.lock().params();
         format!(
@@ -318,6 +301,20 @@ impl PyEprop {
         )
     }
 }
+
+impl State for PyEprop {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(Eprop::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyEprop);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyEprop>()

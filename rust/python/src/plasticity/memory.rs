@@ -2,11 +2,13 @@
 
 use crate::arrays::{detached, metrics_dict, whole};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use numpy::{PyArray1, PyArrayMethods, PyUntypedArrayMethods};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::plasticity::BtspMemory;
 
 /// Exactly `(n,)`, as truth values.
@@ -165,25 +167,6 @@ impl PyBtspMemory {
         metrics_dict(py, &self.inner.lock().metrics())
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = detached(py, || self.inner.lock().to_bytes())?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(BtspMemory::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let inner = self.inner.lock();
         format!(
@@ -195,6 +178,20 @@ impl PyBtspMemory {
         )
     }
 }
+
+impl State for PyBtspMemory {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(BtspMemory::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyBtspMemory);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyBtspMemory>()

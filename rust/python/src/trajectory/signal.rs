@@ -3,11 +3,13 @@
 use super::extract;
 use crate::arrays::{matrix, metrics_dict, vector};
 use crate::errors::{IntoPy, to_py};
+use crate::state::{State, state_methods};
 use numpy::PyArray1;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyType};
+use pyo3::types::PyDict;
 use sona_core::Error;
+use sona_core::Result;
 use sona_core::error::check_dim;
 use sona_core::trajectory::{ChoiceFeedback, LearningSignal, RankingLoss, RelevanceLoss, RewardBaseline};
 
@@ -229,29 +231,25 @@ impl PyRewardBaseline {
         )
     }
 
-    /// The whole state, checked and versioned.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.inner.lock().to_bytes().py()?))
-    }
-
-    /// Read back what ``to_bytes`` wrote; damaged or foreign bytes raise ``CorruptStateError``.
-    #[classmethod]
-    fn from_bytes(_cls: &Bound<'_, PyType>, data: &[u8]) -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(RewardBaseline::from_bytes(data).py()?),
-        })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
-        let bytes = slf.get().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, (bytes,)))
-    }
-
     fn __repr__(&self) -> String {
         let b = self.inner.lock();
         format!("RewardBaseline(read={:?}, count={})", b.read(), b.count())
     }
 }
+
+impl State for PyRewardBaseline {
+    fn encode(&self) -> Result<Vec<u8>> {
+        self.inner.lock().to_bytes()
+    }
+
+    fn decode(data: &[u8]) -> Result<Self> {
+        Ok(Self {
+            inner: Mutex::new(RewardBaseline::from_bytes(data)?),
+        })
+    }
+}
+
+state_methods!(PyRewardBaseline);
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(signal_from_trajectory, m)?)?;
