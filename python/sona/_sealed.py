@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -46,15 +47,15 @@ def unpack(what: str, data: bytes, count: int) -> list[bytes]:
     return parts
 
 
-class Told:
+class Told(ABC):
     """``to_bytes`` and ``from_bytes`` of a class that can tell its state in JSON."""
 
-    def _tell(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _tell(self) -> dict[str, Any]: ...
 
     @classmethod
-    def _told(cls, state: dict[str, Any]) -> Self:
-        raise NotImplementedError
+    @abstractmethod
+    def _told(cls, state: dict[str, Any]) -> Self: ...
 
     def to_bytes(self) -> bytes:
         """Return the state, versioned and with a checksum."""
