@@ -83,6 +83,8 @@ pub struct SplitTable<T> {
     /// Rows to the lines of the right operand.
     pub(super) upright: unsafe fn(Source<T>, *mut Line) -> bool,
     pub(super) multiply: unsafe fn(Tiles<T>),
+    /// A product, and by turns with it rows to a left operand; they share no memory that either writes.
+    pub(super) multiply_left: unsafe fn(Tiles<T>, Source<T>, *mut Line) -> bool,
     pub(super) absorb: unsafe fn(Absorb<T>),
     /// Products one after the other, and the softmax by turns with them, so that tiles and vectors work at the same time. They
     /// share no memory that either writes.
@@ -154,6 +156,19 @@ impl<T> Default for Left<T> {
 }
 
 impl<T: Real> Left<T> {
+    /// An empty one that uses this memory.
+    pub(super) fn within(lines: Vec<Line>) -> Self {
+        Self {
+            lines,
+            ..Self::default()
+        }
+    }
+
+    /// Its memory.
+    pub(super) fn into_lines(self) -> Vec<Line> {
+        self.lines
+    }
+
     /// Room for (rows, depth) values; what is in it is not specified.
     fn resize(&mut self, rows: usize, depth: usize) {
         (self.rows, self.groups) = (rows.div_ceil(SIDE), depth.div_ceil(DEPTH));
@@ -178,18 +193,23 @@ impl<T: Real> Left<T> {
         let Some(kernels) = T::split_kernels() else {
             return false;
         };
+        let from = self.room(x, stride, columns);
+        // SAFETY: the lines hold all tiles of (rows, depth); the table is this processor's.
+        unsafe { (kernels.left)(from, self.lines.as_mut_ptr()) }
+    }
+
+    /// Room for these columns, which are to be cut.
+    fn room(&mut self, x: &[T], stride: usize, columns: Range<usize>) -> Source<T> {
         assert!(columns.end <= stride, "left operand: columns beyond the rows");
         let rows = x.len().checked_div(stride).unwrap_or(0);
         self.resize(rows, columns.len());
-        let from = Source {
+        Source {
             x: x[columns.start.min(x.len())..].as_ptr(),
             rows,
             columns: columns.len(),
             stride,
             scale: T::ONE,
-        };
-        // SAFETY: the lines hold all tiles of (rows, depth); the table is this processor's.
-        unsafe { (kernels.left)(from, self.lines.as_mut_ptr()) }
+        }
     }
 
     /// As [`Products`] take it.
@@ -344,6 +364,34 @@ impl<T: Real> Right<T> {
         };
         // SAFETY: the operands and C hold what is read and written; the table is this processor's.
         unsafe { (kernels.multiply)(self.view().tiles(a.view(), piece, (c.as_mut_ptr(), c.len()), ldc)) }
+    }
+
+    /// C ← all columns of a piece of `a` · B, C as in [`Right::product`], and meanwhile [`Left::fill_columns`] for `next` with
+    /// (x, stride, columns).
+    #[must_use]
+    pub fn product_beside(
+        &self,
+        _on: &Engine,
+        a: &Left<T>,
+        (groups, add): (Range<usize>, bool),
+        (c, ldc): (&mut [T], usize),
+        next: &mut Left<T>,
+        (x, stride, cut): (&[T], usize, Range<usize>),
+    ) -> bool {
+        let Some(kernels) = T::split_kernels() else {
+            return false;
+        };
+        let piece = Piece {
+            of: 0..a.groups,
+            columns: 0..self.columns,
+            groups,
+            at: 0,
+            add,
+        };
+        let tiles = self.view().tiles(a.view(), piece, (c.as_mut_ptr(), c.len()), ldc);
+        let from = next.room(x, stride, cut);
+        // SAFETY: as above; the borrows keep apart what the product and the cut write.
+        unsafe { (kernels.multiply_left)(tiles, from, next.lines.as_mut_ptr()) }
     }
 
     /// As [`Products`] take it.

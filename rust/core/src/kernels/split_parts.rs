@@ -89,22 +89,70 @@ pub(super) unsafe fn put(tile: *mut Line, line: usize, [high, middle, low]: [__m
     _mm512_store_si512(p.add(2 * SIDE).cast(), low);
 }
 
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
-    let groups = from.columns.div_ceil(DEPTH);
-    let scale = _mm512_set1_ps(from.scale);
-    let mut most = _mm512_setzero_si512();
-    for r in 0..from.rows {
-        let row = from.x.add(r * from.stride);
-        for g in 0..groups {
-            let a = _mm512_mul_ps(some(row, g * DEPTH, from.columns), scale);
-            let b = _mm512_mul_ps(some(row, g * DEPTH + 16, from.columns), scale);
-            most = magnitude(magnitude(most, a), b);
-            let tile = to.add((r / SIDE * groups + g) * LINES);
-            put(tile, r % SIDE, pairs(a, b));
+/// Rows on their way to a left operand.
+pub(super) struct Cut {
+    from: Source<f32>,
+    to: *mut Line,
+    groups: usize,
+    row: usize,
+    group: usize,
+    most: __m512i,
+}
+
+impl Cut {
+    #[inline(always)]
+    pub unsafe fn new(from: Source<f32>, to: *mut Line) -> Self {
+        Self {
+            from,
+            to,
+            groups: from.columns.div_ceil(DEPTH),
+            row: 0,
+            group: 0,
+            most: _mm512_setzero_si512(),
         }
     }
-    tame(most)
+
+    /// Lines that there are to write, each in three parts.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.from.rows * self.groups
+    }
+
+    /// Writes the next `count` of them, or those that are left.
+    #[inline(always)]
+    pub unsafe fn advance(&mut self, mut count: usize) {
+        let scale = _mm512_set1_ps(self.from.scale);
+        while count > 0 && self.row < self.from.rows {
+            let now = count.min(self.groups - self.group);
+            let row = self.from.x.add(self.row * self.from.stride);
+            let tiles = self.to.add(self.row / SIDE * self.groups * LINES);
+            for g in self.group..self.group + now {
+                let a = _mm512_mul_ps(some(row, g * DEPTH, self.from.columns), scale);
+                let b = _mm512_mul_ps(some(row, g * DEPTH + 16, self.from.columns), scale);
+                self.most = magnitude(magnitude(self.most, a), b);
+                put(tiles.add(g * LINES), self.row % SIDE, pairs(a, b));
+            }
+            count -= now;
+            self.group += now;
+            if self.group == self.groups {
+                self.group = 0;
+                self.row += 1;
+            }
+        }
+    }
+
+    /// Whether all that was written is tame.
+    #[inline(always)]
+    pub unsafe fn tame(&self) -> bool {
+        tame(self.most)
+    }
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn left(from: Source<f32>, to: *mut Line) -> bool {
+    let mut cut = Cut::new(from, to);
+    cut.advance(usize::MAX);
+    cut.tame()
 }
 
 /// Rows to columns.

@@ -8,8 +8,8 @@ use super::amx;
 use super::avx512::F32x16;
 use super::exponent;
 use super::simd::Simd;
-use super::split::{Absorb, DEPTH, LINES, Line, SIDE, SplitTable, Tiles};
-use super::split_parts::{by_turns, cut_off, left, put, turned, upright};
+use super::split::{Absorb, DEPTH, LINES, Line, SIDE, Source, SplitTable, Tiles};
+use super::split_parts::{Cut, by_turns, cut_off, left, put, turned, upright};
 use std::arch::x86_64::*;
 
 pub(super) static TABLE: SplitTable<f32> = SplitTable {
@@ -17,6 +17,7 @@ pub(super) static TABLE: SplitTable<f32> = SplitTable {
     turned,
     upright,
     multiply,
+    multiply_left,
     absorb,
     multiply_absorb,
 };
@@ -37,7 +38,8 @@ unsafe fn ahead<const N: usize>(x: *const Line, step: usize, sixth: usize) {
     }
 }
 
-/// `R` row blocks times `W` column blocks, one or two each: registers 0 to 3 sum, 4 and 5 hold A, 6 and 7 hold B.
+/// `R` row blocks times `W` column blocks, one or two each, or three times one: registers 0 to 3 sum, 4 and 5 hold A, 6 and 7
+/// hold B. Of three row blocks the third has what a second column block would have: 1 sums and 7 holds A.
 #[inline(always)]
 unsafe fn block<const R: usize, const W: usize>(
     t: &Tiles<f32>,
@@ -50,16 +52,20 @@ unsafe fn block<const R: usize, const W: usize>(
     let c00 = t.c.add((row * t.ldc + column) * SIDE);
     let (c01, c10) = (c00.wrapping_add(SIDE), c00.wrapping_add(SIDE * t.ldc));
     let c11 = c10.wrapping_add(SIDE);
+    let c20 = c10.wrapping_add(SIDE * t.ldc);
     if t.add {
         amx::load!(0, c00, ldc);
         if W == 2 {
             amx::load!(1, c01, ldc);
         }
-        if R == 2 {
+        if R >= 2 {
             amx::load!(2, c10, ldc);
         }
         if R * W == 4 {
             amx::load!(3, c11, ldc);
+        }
+        if R == 3 {
+            amx::load!(1, c20, ldc);
         }
     } else {
         amx::zero!(0);
@@ -72,8 +78,11 @@ unsafe fn block<const R: usize, const W: usize>(
     macro_rules! left {
         ($p:expr) => {
             amx::load!(4, a.add($p * SIDE), STRIDE);
-            if R == 2 {
+            if R >= 2 {
                 amx::load!(5, a.add(t.a_row + $p * SIDE), STRIDE);
+            }
+            if R == 3 {
+                amx::load!(7, a.add(2 * t.a_row + $p * SIDE), STRIDE);
             }
         };
     }
@@ -94,11 +103,14 @@ unsafe fn block<const R: usize, const W: usize>(
             if W == 2 {
                 amx::multiply!(1, 4, 7);
             }
-            if R == 2 {
+            if R >= 2 {
                 amx::multiply!(2, 5, 6);
             }
             if R * W == 4 {
                 amx::multiply!(3, 5, 7);
+            }
+            if R == 3 {
+                amx::multiply!(1, 7, 6);
             }
             beside.work();
         };
@@ -129,17 +141,58 @@ unsafe fn block<const R: usize, const W: usize>(
     if W == 2 {
         amx::store!(1, c01, ldc);
     }
-    if R == 2 {
+    if R >= 2 {
         amx::store!(2, c10, ldc);
     }
     if R * W == 4 {
         amx::store!(3, c11, ldc);
+    }
+    if R == 3 {
+        amx::store!(1, c20, ldc);
     }
 }
 
 /// Vector work between the products of tiles: the processor does both at once as long as they alternate closely.
 trait Beside {
     unsafe fn work(&mut self);
+}
+
+/// Rows of blocks that are multiplied three at a time, not two: the last ones of an odd number. One alone would leave its sums
+/// waiting for each other.
+fn three(rows: usize) -> usize {
+    if rows % 2 == 1 && rows > 1 { 3 } else { 0 }
+}
+
+/// Calls of [`Beside::work`] during a product.
+fn calls(t: &Tiles<f32>) -> usize {
+    const STEPS: usize = 6;
+    let three = three(t.rows);
+    let pairs = (t.rows - three).div_ceil(2) * t.columns.div_ceil(2);
+    (pairs + three / 3 * t.columns) * t.groups * STEPS
+}
+
+/// How much of some work is due at each of a number of calls.
+struct Pace {
+    /// Per call, and so far, in units of 2⁻¹⁶.
+    step: usize,
+    due: usize,
+}
+
+impl Pace {
+    fn new(work: usize, calls: usize) -> Self {
+        Self {
+            step: (work << 16).div_ceil(calls.max(1)),
+            due: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> usize {
+        self.due += self.step;
+        let now = self.due >> 16;
+        self.due &= 0xffff;
+        now
+    }
 }
 
 struct Nothing;
@@ -152,9 +205,8 @@ impl Beside for Nothing {
 /// The online softmax, stretch by stretch.
 struct Softmax {
     a: Absorb<f32>,
-    /// Groups of 32 weights per call, and what is due of them, in units of 2⁻¹⁶.
-    pace: usize,
-    due: usize,
+    /// Of groups of 32 weights.
+    pace: Pace,
     row: usize,
     group: usize,
     /// Of the row at hand.
@@ -167,8 +219,7 @@ impl Softmax {
     #[inline(always)]
     unsafe fn new(a: Absorb<f32>, calls: usize) -> Self {
         Self {
-            pace: ((a.rows * (a.width / DEPTH)) << 16).div_ceil(calls.max(1)),
-            due: 0,
+            pace: Pace::new(a.rows * (a.width / DEPTH), calls),
             a,
             row: 0,
             group: 0,
@@ -254,14 +305,36 @@ impl Softmax {
 impl Beside for Softmax {
     #[inline(always)]
     unsafe fn work(&mut self) {
-        self.due += self.pace;
-        self.advance(self.due >> 16);
-        self.due &= 0xffff;
+        let now = self.pace.next();
+        self.advance(now);
+    }
+}
+
+/// Rows cut for the next product.
+struct Cutting {
+    cut: Cut,
+    pace: Pace,
+}
+
+impl Beside for Cutting {
+    #[inline(always)]
+    unsafe fn work(&mut self) {
+        self.cut.advance(self.pace.next());
     }
 }
 
 unsafe fn multiply(t: Tiles<f32>) {
     blocks(t, &mut Nothing);
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn multiply_left(t: Tiles<f32>, from: Source<f32>, to: *mut Line) -> bool {
+    let cut = Cut::new(from, to);
+    let pace = Pace::new(cut.len(), calls(&t));
+    let mut cutting = Cutting { cut, pace };
+    blocks(t, &mut cutting);
+    cutting.cut.advance(usize::MAX);
+    cutting.cut.tame()
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
@@ -271,8 +344,6 @@ unsafe fn absorb(a: Absorb<f32>) {
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn multiply_absorb(products: &[Tiles<f32>], a: Absorb<f32>) {
-    const STEPS: usize = 6;
-    let calls = |t: &Tiles<f32>| t.rows.div_ceil(2) * t.columns.div_ceil(2) * t.groups * STEPS;
     let mut softmax = Softmax::new(a, products.iter().map(calls).sum());
     for t in products {
         blocks(*t, &mut softmax);
@@ -296,14 +367,15 @@ unsafe fn blocks(t: Tiles<f32>, beside: &mut impl Beside) {
 
 #[inline(always)]
 unsafe fn near_blocks(t: Tiles<f32>, beside: &mut impl Beside) {
+    let paired = t.rows - three(t.rows);
     let mut column = 0;
     while column < t.columns {
         let two = column + 2 <= t.columns;
         let mut row = 0;
-        while row < t.rows {
-            let pair = row + 2 <= t.rows;
+        while row < paired {
+            let pair = row + 2 <= paired;
             // The next rows meet the same columns, after the last ones come the next columns.
-            let end = row + if pair { 2 } else { 1 } >= t.rows;
+            let end = row + if pair { 2 } else { 1 } >= paired;
             let next =
                 t.b.wrapping_add(if end { column + 2 } else { column } * t.b_column);
             match (pair, two) {
@@ -315,5 +387,11 @@ unsafe fn near_blocks(t: Tiles<f32>, beside: &mut impl Beside) {
             row += if pair { 2 } else { 1 };
         }
         column += if two { 2 } else { 1 };
+    }
+    if paired < t.rows {
+        for column in 0..t.columns {
+            let next = t.b.wrapping_add((column + 1) * t.b_column);
+            block::<3, 1>(&t, paired, column, next, beside);
+        }
     }
 }

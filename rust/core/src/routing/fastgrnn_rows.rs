@@ -2,6 +2,7 @@
 
 use super::fastgrnn::{Factor, FastGrnn, Head, Map, apply, sigmoid};
 use crate::error::{Error, Result, check_finite};
+use crate::kernels::projection::Projection;
 use crate::kernels::{self, Aligned, GATES, Panels};
 
 /// Most rows of a matrix that are multiplied as they are, and least columns; others are packed. One row always stays as it is.
@@ -9,14 +10,21 @@ const FEW: usize = 12;
 const LONG: usize = 32;
 /// Inputs at a time: what lies between two matrices stays in the nearest cache.
 const BLOCK: usize = 128;
+/// Least rows and columns of a matrix for which it pays to cut the inputs in parts.
+const WIDE: usize = 16;
+const DEEP: usize = 64;
 
 /// A matrix, ready to be multiplied with many rows.
 #[derive(Clone, Debug)]
 enum Ready {
     /// As it is.
     Few { rows: Aligned, cols: usize },
-    /// Packed.
-    Many { panels: Panels, cols: usize },
+    /// Packed; and in parts, for processors that multiply those.
+    Many {
+        panels: Panels,
+        parts: Option<Projection<f32>>,
+        cols: usize,
+    },
     /// int8: row by row.
     Int8(Map),
 }
@@ -33,6 +41,9 @@ impl Ready {
         } else {
             Self::Many {
                 panels: Panels::pack(&f.w, f.cols),
+                parts: (f.rows >= WIDE && f.cols >= DEEP)
+                    .then(|| Projection::new(&f.w, f.cols))
+                    .flatten(),
                 cols: f.cols,
             }
         }
@@ -42,7 +53,7 @@ impl Ready {
     fn shape(&self) -> (usize, usize) {
         match self {
             Self::Few { rows, cols } => (*cols, rows.len() / cols),
-            Self::Many { panels, cols } => (*cols, panels.len()),
+            Self::Many { panels, cols, .. } => (*cols, panels.len()),
             Self::Int8(map) => map.first().map_or((0, 0), |f| (f.cols, f.rows)),
         }
     }
@@ -51,7 +62,12 @@ impl Ready {
     fn multiply(&self, x: &[f32], out: &mut [f32]) {
         match self {
             Self::Few { rows, cols } => kernels::thin(x, *cols, rows, out),
-            Self::Many { panels, .. } => panels.products(x, out),
+            // Inputs that cannot be cut, being huge or not finite, are multiplied as they are.
+            Self::Many { panels, parts, .. } => {
+                if !parts.as_ref().is_some_and(|p| p.multiply(x, out)) {
+                    panels.products(x, out);
+                }
+            }
             Self::Int8(map) => {
                 let (cols, rows) = self.shape();
                 for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(rows)) {

@@ -246,7 +246,15 @@ fn rows_meet_rows() {
     if engine().is_none() {
         return;
     }
-    for (n, m, depth) in [(1, 1, 1), (33, 7, 300), (70, 40, 256), (32, 16, 1433)] {
+    for (n, m, depth) in [
+        (0, 3, 5),
+        (1, 1, 1),
+        (33, 7, 300),
+        (49, 16, 64),
+        (70, 40, 256),
+        (100, 64, 384),
+        (32, 16, 1433),
+    ] {
         let (x, w) = (normal(n * depth, 6), normal(m * depth, 7));
         let mut out = vec![0.0; n * m];
         let projection = Projection::new(&w, depth).unwrap();
@@ -255,8 +263,17 @@ fn rows_meet_rows() {
             let (a, b) = (&x[i / m * depth..][..depth], &w[i % m * depth..][..depth]);
             close(*got, dot64(a, b), mass(a, b));
         }
+        // A row has the same products whatever stands beside it.
+        for (row, want) in x.chunks(depth).zip(out.chunks(m)).step_by(7) {
+            let mut alone = vec![0.0; m];
+            assert!(projection.multiply(row, &mut alone));
+            assert_eq!(alone, want);
+        }
+        let Some(last) = (n * depth).checked_sub(1) else {
+            continue;
+        };
         let mut bad = x.clone();
-        bad[n * depth - 1] = f32::INFINITY;
+        bad[last] = f32::INFINITY;
         assert!(!projection.multiply(&bad, &mut out));
         assert!(Projection::new(&bad[(n - 1) * depth..], depth).is_none());
     }
