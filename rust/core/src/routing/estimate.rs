@@ -2,6 +2,7 @@
 
 use super::cases::{Cases, unit};
 use super::learner::{Kind, Learner};
+use super::near::Screen;
 use super::router::Router;
 use super::turns::unit_turns;
 use crate::error::Result;
@@ -90,10 +91,8 @@ impl Router {
         let Learner::Linear(linear) = &self.learner else {
             return;
         };
-        let s = self.cases.similarities(x);
         let least = 1.0 + WIDTH * LEAST.ln();
-        let near: Vec<(usize, f64)> = (s.iter().enumerate())
-            .filter(|(_, s)| **s > least)
+        let near: Vec<(usize, f64)> = (self.screen.above(self.cases.rows(), x, least).into_iter())
             .map(|(i, s)| (i, f64::from(((s - 1.0) / WIDTH).exp())))
             .collect();
         for (m, q) in quality.iter_mut().enumerate() {
@@ -113,7 +112,7 @@ impl Router {
         &self.z[row * width..(row + 1) * width]
     }
 
-    /// Notes the components of row `row`, which is `x`.
+    /// Notes the components and, for rules that look near, the bytes of row `row`, which is `x`.
     pub(super) fn place_row(&mut self, row: usize, x: &[f32]) {
         let z = self.features.of(x);
         let at = row * z.len();
@@ -121,11 +120,20 @@ impl Router {
             self.z.resize(at + z.len(), 0.0);
         }
         self.z[at..at + z.len()].copy_from_slice(&z);
+        if self.settings.kind == Kind::Hybrid {
+            self.screen.place(row, x);
+        }
     }
 
-    /// Notes the components of every row.
+    /// Notes the same of every row.
     pub(super) fn place_rows(&mut self) {
-        let rows = 0..self.cases.len();
-        self.z = rows.flat_map(|i| self.features.of(self.cases.row(i))).collect();
+        let d = self.settings.dim;
+        let rows = || self.cases.rows().chunks_exact(d);
+        self.z = rows().flat_map(|x| self.features.of(x)).collect();
+        let mut screen = Screen::default();
+        if self.settings.kind == Kind::Hybrid {
+            rows().enumerate().for_each(|(i, x)| screen.place(i, x));
+        }
+        self.screen = screen;
     }
 }

@@ -17,6 +17,7 @@ mod learner;
 mod linear;
 mod linucb;
 mod logistic;
+mod near;
 mod outcomes;
 mod plan;
 mod route;

@@ -6,6 +6,7 @@ use super::features::Features;
 use super::guard::Guard;
 use super::history::History;
 use super::learner::{Kind, Learner};
+use super::near::Screen;
 use super::state::{check_price, price_rank};
 use crate::error::Result;
 use parking_lot::Mutex;
@@ -152,6 +153,9 @@ pub struct Router {
     /// Components of every case; follows from the cases.
     #[serde(skip)]
     pub(super) z: Vec<f64>,
+    /// What of the cases is far from a request; follows from them too.
+    #[serde(skip)]
+    pub(super) screen: Screen,
 }
 
 impl Router {
@@ -188,6 +192,7 @@ impl Router {
             tenants: BTreeMap::new(),
             counts: Counts::default(),
             z: Vec::new(),
+            screen: Screen::default(),
             settings,
         })
     }
