@@ -138,6 +138,21 @@ def test_two_threads_read_one_packed_record():
         assert seen == [(5, "s", 0.5, X.tolist())] * 2
 
 
+def test_many_records_of_both_kinds_come_back_in_order():
+    buffer, want = TrajectoryBuffer(300), []
+    for i in range(300):
+        want.append(QueryTrajectory(i, np.full(3, i), (), 0.5, scope=f"s{i % 7}"))
+        if i % 50 == 49:
+            buffer.record(want[-1])
+        else:
+            buffer.record_request(i, np.full(3, i), 0.5, scope=f"s{i % 7}")
+    assert buffer.peek(40) == want[:40]
+    got = buffer.drain()
+    # Later ones first: what one record reads must not depend on the others.
+    assert [t.id for t in reversed(got)] == list(range(299, -1, -1))
+    assert got == want
+
+
 def test_lengths_may_differ_from_record_to_record():
     buffer = TrajectoryBuffer(2)
     for d in (3, 1, 4, 1, 5):

@@ -7,7 +7,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use sona_bench::{gemm_crate, unit_rows};
 use sona_core::kernels::coarse::{self, Coarse};
-use sona_core::kernels::nearest::{Nearest, Sites, TILE, pack_tile};
+use sona_core::kernels::nearest::{Nearest, Sites, TILE, half_norms, pack_tile};
 use sona_core::kernels::scalar;
 use sona_core::kernels::split::Engine;
 use sona_core::patterns::kmeans::{Algorithm, Params, kmeans, kmeans_plus_plus};
@@ -67,7 +67,10 @@ fn assignment_in_cache(c: &mut Criterion) {
                 }
             });
         });
-        if let (Some(rough), Some(engine)) = (Coarse::pack(&centroids, &sites), Engine::start::<f32>()) {
+        if let (Some(rough), Some(engine)) = (
+            Coarse::pack(&centroids, D, &half_norms(&centroids, D)),
+            Engine::start::<f32>(),
+        ) {
             for (tile, rows) in tiles.chunks_exact_mut(TILE * D).zip(points.chunks(TILE * D)) {
                 coarse::pack_points(rows.chunks_exact(D), D, tile);
             }

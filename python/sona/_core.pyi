@@ -243,8 +243,8 @@ class TrajectoryBuffer:
     def __reduce__(self) -> tuple[Any, tuple[bytes]]: ...
 
 @final
-class PackedRequest:
-    def fields(self) -> tuple[int, npt.NDArray[np.float32], tuple[()], float, int, str, str, int]: ...
+class PackedRequests:
+    def fields(self, place: int) -> tuple[int, npt.NDArray[np.float32], tuple[()], float, int, str, str, int]: ...
 
 @final
 class RewardBaseline:

@@ -102,7 +102,7 @@ class TrajectoryStep(Record):
 class _Packed(Record):
     """A record that a buffer keeps packed until one of its fields is read."""
 
-    __slots__ = ("_packed",)
+    __slots__ = ("_packed", "_place")
 
     if not TYPE_CHECKING:
 
@@ -113,7 +113,7 @@ class _Packed(Record):
             except AttributeError:
                 packed = None
             if packed is not None:
-                for field_, value in zip(type(self).__slots__, packed.fields(), strict=True):
+                for field_, value in zip(type(self).__slots__, packed.fields(self._place), strict=True):
                     object.__setattr__(self, field_, value)
                 object.__setattr__(self, "_packed", None)
             return object.__getattribute__(self, name)

@@ -7,6 +7,7 @@ use numpy::{PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethod
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sona_core::error::{check_dim, check_finite};
+use sona_core::kernels::{Team, copied};
 use sona_core::metrics::{Metric, Metrics};
 use sona_core::{Error, Result};
 
@@ -159,6 +160,25 @@ pub(crate) fn matrix(
     let v = a.to_vec()?;
     check_finite(name, &v).py()?;
     Ok((v, n, d))
+}
+
+/// Exactly `(n, d)`, copied by all threads of the team and not checked. Returns values and d.
+pub(crate) fn copied_matrix(
+    name: &'static str,
+    x: &Bound<'_, PyAny>,
+    team: &Team,
+) -> PyResult<(Vec<f32>, usize)> {
+    let a = asarray(name, x)?;
+    let [_, d] = *a.shape() else {
+        return Err(crate::errors::to_py(Error::shape(
+            name,
+            "(n, d)",
+            format!("{:?}", a.shape()),
+        )));
+    };
+    // The GIL is held while the team reads.
+    let view = a.try_readonly()?;
+    Ok((copied(view.as_slice()?, team), d))
 }
 
 /// `(rows, cols)` array from row-major values.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::{Debug, Formatter};
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
 const LINE: usize = 16;
@@ -46,6 +47,27 @@ impl<T: Copy + Default> Aligned<T> {
             self.lines.resize(len.div_ceil(LINE), Line([T::default(); LINE]));
             self.len = len;
         }
+    }
+}
+
+impl Aligned<f32> {
+    /// `len` numbers.
+    ///
+    /// # Safety
+    /// `write` writes all of them.
+    pub(super) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
+        let () = Self::WHOLE;
+        let count = len.div_ceil(LINE);
+        let mut lines: Vec<Line<f32>> = Vec::with_capacity(count);
+        let room = lines.spare_capacity_mut().as_mut_ptr();
+        // SAFETY: `count` lines of sixteen numbers without gaps, none of them taken for written.
+        let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<MaybeUninit<f32>>(), count * LINE) };
+        let (numbers, rest) = room.split_at_mut(len);
+        write(numbers);
+        rest.fill(MaybeUninit::new(0.0));
+        // SAFETY: the caller wrote `len` numbers, and the line above the rest.
+        unsafe { lines.set_len(count) };
+        Self { lines, len }
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! x = h + m + rest, where h and m have 8 significant bits each. Of a product the three largest of the nine products of parts
 //! are made, and sums are single precision: see [`error`]. Where the best two scores lie farther apart than that, the
-//! best one is also the best of [`Sites`]; elsewhere [`Sites`] must be asked.
+//! best one is also the best of [`Sites`](super::nearest::Sites); elsewhere those must be asked.
 //!
 //! Points are packed 16 to a block of columns, in tiles of [`TILE`] points.
 
 use super::aligned::Aligned;
-use super::nearest::{Nearest, Sites, TILE};
+use super::nearest::{Nearest, TILE};
 use super::split::{self, DEPTH, Engine, SIDE, TAME};
 
 /// Floats that one group of 32 of the depth takes for 16 rows in two parts.
@@ -67,11 +67,11 @@ pub fn pack_points<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, d: usize,
     }
 }
 
-/// Bound on the difference between a score from here and one of [`Sites`], for a point of norm `norm` and centroids of norm at
+/// Bound on the difference between a score from here and one of [`Sites`](super::nearest::Sites), for a point of norm `norm` and centroids of norm at
 /// most `max_norm`.
 ///
 /// A part is off by 2⁻⁸ of what it stands for, so the six products left out are below 3·2⁻¹⁶|x||c| in all. The table adds 3d
-/// products and [`Sites`] d, each sum rounded (Higham 2002, §3.1). Numbers below the normal ones count as zero.
+/// products and exact scores d, each sum rounded (Higham 2002, §3.1). Numbers below the normal ones count as zero.
 #[must_use]
 pub fn error(d: usize, norm: f32, max_norm: f32) -> f32 {
     const LEFT_OUT: f32 = 3.1 / 65536.0;
@@ -84,18 +84,18 @@ pub fn error(d: usize, norm: f32, max_norm: f32) -> f32 {
 #[derive(Clone, Debug)]
 pub struct Coarse {
     pub(super) data: Aligned,
-    /// ‖c‖²/2, as in [`Sites`].
+    /// ‖c‖²/2, as in exact scores.
     pub(super) half_norms: Vec<f32>,
     pub(super) d: usize,
 }
 
 impl Coarse {
-    /// Packs `rows` (k, d), which are [`tame`] and which `sites` were packed from. None without tables.
+    /// Packs `rows` (k, d), which are [`tame`] and have these half norms. None without tables.
     #[must_use]
-    pub fn pack(rows: &[f32], sites: &Sites) -> Option<Self> {
+    pub fn pack(rows: &[f32], d: usize, half_norms: &[f32]) -> Option<Self> {
         let table = table()?;
-        let (d, k) = (sites.d, sites.len());
-        assert_eq!(rows.len(), k * d, "coarse: expected the rows of the sites");
+        let k = half_norms.len();
+        assert_eq!(rows.len(), k * d, "coarse: expected rows (k, d) and k half norms");
         let len = d.div_ceil(DEPTH) * GROUP;
         let mut data = Aligned::zeros(k.div_ceil(SIDE) * len);
         for (block, rows) in data.chunks_exact_mut(len).zip(rows.chunks(SIDE * d)) {
@@ -105,7 +105,7 @@ impl Coarse {
         }
         Some(Self {
             data,
-            half_norms: sites.half_norms.clone(),
+            half_norms: half_norms.to_vec(),
             d,
         })
     }
@@ -133,7 +133,7 @@ impl Coarse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::nearest::pack_tile;
+    use super::super::nearest::{Sites, max_norm, pack_tile};
     use super::*;
     use crate::kernels::{Tier, dot, tier};
     use crate::rng;
@@ -175,7 +175,7 @@ mod tests {
         ] {
             let (points, centroids) = example(k, d);
             let sites = Sites::pack(&centroids, d);
-            let coarse = Coarse::pack(&centroids, &sites).unwrap();
+            let coarse = Coarse::pack(&centroids, d, &sites.half_norms).unwrap();
             let engine = Engine::start::<f32>().unwrap();
             let (mut tile, mut packed) = (vec![0.0; tile_len(d)], vec![0.0; TILE * d]);
             for count in [TILE, 17, 5] {
@@ -191,7 +191,7 @@ mod tests {
                 coarse.nearest(&engine, &tile, &mut near);
                 sites.nearest(&packed, &mut want);
                 for (lane, x) in rows().enumerate() {
-                    let bound = error(d, dot(x, x).sqrt(), sites.max_norm());
+                    let bound = error(d, dot(x, x).sqrt(), max_norm(&sites.half_norms));
                     let column =
                         |of: &[f32]| -> Vec<f32> { of.iter().skip(lane).step_by(TILE).copied().collect() };
                     for (a, b) in column(&rough).into_iter().zip(column(&exact)) {

@@ -111,6 +111,29 @@ fn blocks(k: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |b| (b * width + b.min(wider), width + usize::from(b < wider)))
 }
 
+/// ‖c‖²/2 of each row, rounded once.
+#[must_use]
+pub fn half_norms(rows: &[f32], d: usize) -> Vec<f32> {
+    let half = |row: &[f32]| {
+        let mut sums = [0.0f64; 8];
+        let (eights, rest) = row.as_chunks::<8>();
+        for eight in eights {
+            for (s, v) in sums.iter_mut().zip(eight) {
+                *s += f64::from(*v) * f64::from(*v);
+            }
+        }
+        let rest: f64 = rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        (0.5 * (sums.into_iter().sum::<f64>() + rest)) as f32
+    };
+    rows.chunks_exact(d).map(half).collect()
+}
+
+/// Upper bound of the norms of rows with these [`half_norms`].
+#[must_use]
+pub fn max_norm(half_norms: &[f32]) -> f32 {
+    (2.0 * half_norms.iter().copied().fold(0.0, f32::max)).sqrt() * (1.0 + 4.0 * f32::EPSILON)
+}
+
 impl Sites {
     /// Packs `rows` (k, d).
     #[must_use]
@@ -130,14 +153,11 @@ impl Sites {
                 }
             }
         }
-        let half_norms = rows
-            .chunks_exact(d)
-            .map(|c| {
-                let s: f64 = c.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-                (s * 0.5) as f32
-            })
-            .collect();
-        Self { data, half_norms, d }
+        Self {
+            data,
+            half_norms: half_norms(rows, d),
+            d,
+        }
     }
 
     /// Number of centroids.
@@ -150,12 +170,6 @@ impl Sites {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.half_norms.is_empty()
-    }
-
-    /// Upper bound of the centroids' norms.
-    #[must_use]
-    pub fn max_norm(&self) -> f32 {
-        (2.0 * self.half_norms.iter().copied().fold(0.0, f32::max)).sqrt() * (1.0 + 4.0 * f32::EPSILON)
     }
 
     /// Scores of the centroids for each point of `tile` (d, [`TILE`]): out (k, [`TILE`]).
@@ -184,11 +198,8 @@ pub fn accumulate(w: f64, x: &[f32], sums: &mut [f64]) {
     unsafe { (table().accumulate)(w, x, sums) };
 }
 
-/// Squared distances that [`judge`] sums up in single precision before they go to a double.
-const CHUNK: usize = 32;
-
 /// Σ w·min(d2, ‖x‖² − 2·score) over points in tiles, the scores of a tile `stride` apart: the error that is left with one more
-/// centroid.
+/// centroid. Each lane is summed up in single precision: a call should have few tiles.
 #[must_use]
 pub fn judge(scores: &[f32], stride: usize, norms2: &[f32], d2: &[f32], weights: &[f32]) -> f64 {
     let n = norms2.len();
@@ -196,16 +207,15 @@ pub fn judge(scores: &[f32], stride: usize, norms2: &[f32], d2: &[f32], weights:
         n.is_multiple_of(TILE) && d2.len() == n && weights.len() == n && stride >= TILE,
         "judge: expected whole tiles"
     );
-    let parts = norms2.chunks(CHUNK * TILE).zip(d2.chunks(CHUNK * TILE));
-    let parts = parts.zip(weights.chunks(CHUNK * TILE)).enumerate();
-    parts
-        .map(|(part, ((norms2, d2), weights))| {
-            let scores = &scores[part * CHUNK * stride..];
-            // SAFETY: the table is this processor's, the lengths agree.
-            let sums = unsafe { (table().judge)(scores, stride, norms2, d2, weights) };
-            sums.into_iter().map(f64::from).sum::<f64>()
-        })
-        .sum()
+    // SAFETY: the table is this processor's, the lengths agree.
+    let sums = unsafe { (table().judge)(scores, stride, norms2, d2, weights) };
+    let mut total = [0.0f64; 8];
+    for eight in sums.as_chunks::<8>().0 {
+        for (t, s) in total.iter_mut().zip(eight) {
+            *t += f64::from(*s);
+        }
+    }
+    total.into_iter().sum()
 }
 
 /// The reference of [`judge`], lane by lane; inlined into each tier, whose registers it then uses.

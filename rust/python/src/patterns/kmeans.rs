@@ -1,10 +1,11 @@
 //! Binding of `sona_core::patterns::kmeans`.
 
-use crate::arrays::{detached, matrix, to_matrix, vector, whole};
+use crate::arrays::{copied_matrix, detached, matrix, to_matrix, vector, whole};
 use crate::errors::to_py;
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use sona_core::Error;
+use sona_core::kernels::Team;
 use sona_core::patterns::kmeans::{self as core, Algorithm, Init, Metric, Params};
 
 /// Centroids, labels, inertia, iterations, converged.
@@ -45,7 +46,9 @@ fn kmeans<'py>(
     n_threads: i64,
 ) -> PyResult<Clustering<'py>> {
     let seed: u64 = whole("seed", seed)?;
-    let (rows, _, d) = matrix("X", x, None)?;
+    let n_threads = count("n_threads", n_threads)?;
+    let team = Team::new(n_threads);
+    let (rows, d) = copied_matrix("X", x, &team)?;
     let weights = weights_of(weights)?;
     let start = match init.extract::<String>() {
         Ok(name) if name == "k-means++" => None,
@@ -81,7 +84,6 @@ fn kmeans<'py>(
     };
     let k = count("k", k)?;
     let max_iterations = count("max_iterations", max_iterations)?;
-    let n_threads = count("n_threads", n_threads)?;
     let got = detached(py, || {
         let params = Params {
             k,
@@ -94,7 +96,7 @@ fn kmeans<'py>(
             seed,
             n_threads,
         };
-        core::kmeans(&rows, d, &params)
+        core::kmeans_by(&team, &rows, d, &params)
     })?;
     let labels: Vec<i64> = got.labels.iter().map(|l| i64::from(*l)).collect();
     let found = got.centroids.len() / d;

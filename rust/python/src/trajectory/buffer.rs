@@ -1,7 +1,7 @@
 //! `TrajectoryBuffer` over Python records.
 
 use super::emit;
-use super::request::{Held, Request};
+use super::request::{Held, Request, trajectories};
 use crate::arrays::metrics_dict;
 use crate::errors::{IntoPy, to_py};
 use parking_lot::Mutex;
@@ -71,14 +71,6 @@ fn nbytes(trajectory: &Bound<'_, PyAny>) -> PyResult<usize> {
             trajectory.get_type().name()?
         ))),
     }
-}
-
-fn trajectories(py: Python<'_>, held: Vec<Held>) -> PyResult<Bound<'_, PyList>> {
-    let items = held
-        .into_iter()
-        .map(|t| t.into_trajectory(py))
-        .collect::<PyResult<Vec<_>>>()?;
-    PyList::new(py, items)
 }
 
 #[pymethods]

@@ -103,6 +103,6 @@ pub(crate) fn emit<'py>(py: Python<'py>, t: &Trajectory) -> PyResult<Bound<'py, 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(frozen_vector, m)?)?;
     buffer::register(m)?;
-    m.add_class::<request::PackedRequest>()?;
+    m.add_class::<request::PackedRequests>()?;
     signal::register(m)
 }

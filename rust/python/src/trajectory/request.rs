@@ -3,10 +3,10 @@
 use crate::errors::{IntoPy, to_py};
 use crate::view::{Slot, vector_view};
 use numpy::PyArray1;
-use pyo3::exceptions::{PyMemoryError, PyOverflowError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyMemoryError, PyOverflowError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyList, PyString, PyTuple, PyType};
 use pyo3::{ffi, intern};
 use sona_core::Error;
 use sona_core::error::{check_finite, check_number};
@@ -143,31 +143,6 @@ impl Held {
         }
     }
 
-    /// The `QueryTrajectory`; a packed one unpacks itself when a field is first read.
-    pub(super) fn into_trajectory<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Ready(t) => Ok(t.into_bound(py)),
-            Self::Packed(request) => {
-                let record = blank(class(py)?)?;
-                let packed = Bound::new(py, PackedRequest { request })?;
-                // SAFETY: all three are live objects. The generic setter stores into the slot, past the `__setattr__`
-                // by which a frozen dataclass refuses; that is how the dataclass itself fills its fields.
-                let status = unsafe {
-                    ffi::PyObject_GenericSetAttr(
-                        record.as_ptr(),
-                        intern!(py, "_packed").as_ptr(),
-                        packed.as_ptr(),
-                    )
-                };
-                if status == 0 {
-                    Ok(record)
-                } else {
-                    Err(PyErr::fetch(py))
-                }
-            }
-        }
-    }
-
     /// The core's record.
     pub(super) fn extract(&self, py: Python<'_>) -> PyResult<Trajectory> {
         match self {
@@ -181,6 +156,81 @@ impl Held {
                 scope: r.scope(py).extract()?,
                 source: r.source(py).extract()?,
             }),
+        }
+    }
+}
+
+/// Packed requests that share one object: for most of them none has to be made. A record that is kept unread keeps so many vectors
+/// at most.
+const RUN: usize = 32;
+
+/// The `QueryTrajectory` of each record; packed ones unpack themselves when a field is first read.
+pub(super) fn trajectories(py: Python<'_>, held: Vec<Held>) -> PyResult<Bound<'_, PyList>> {
+    let class = class(py)?;
+    let (packed, place) = (Place::of(class, "_packed")?, Place::of(class, "_place")?);
+    let mut out = Vec::with_capacity(held.len());
+    let (mut run, mut first) = (Vec::new(), 0);
+    let close = |run: Vec<Request>, records: &[Bound<'_, PyAny>]| {
+        if run.is_empty() {
+            return Ok(());
+        }
+        let requests = Bound::new(py, PackedRequests { requests: run })?;
+        records.iter().try_for_each(|r| packed.set(r, requests.as_any()))
+    };
+    for t in held {
+        match t {
+            Held::Ready(t) => {
+                close(std::mem::take(&mut run), &out[first..])?;
+                out.push(t.into_bound(py));
+                first = out.len();
+            }
+            Held::Packed(request) => {
+                let record = blank(class)?;
+                // SAFETY: the object is new and nobody else has it. What it will refer to refers to nothing that could refer
+                // to it, so the collector of cycles has nothing to look for here.
+                unsafe { ffi::PyObject_GC_UnTrack(record.as_ptr().cast()) };
+                place.set(&record, run.len().into_pyobject(py)?.as_any())?;
+                out.push(record);
+                run.push(request);
+                if run.len() == RUN {
+                    close(std::mem::take(&mut run), &out[first..])?;
+                    first = out.len();
+                }
+            }
+        }
+    }
+    close(run, &out[first..])?;
+    PyList::new(py, out)
+}
+
+/// A slot of a class, found once. It is written past the `__setattr__` by which a frozen dataclass refuses.
+struct Place<'py> {
+    descriptor: Bound<'py, PyAny>,
+    set: ffi::descrsetfunc,
+}
+
+impl<'py> Place<'py> {
+    fn of(class: &Bound<'py, PyType>, name: &str) -> PyResult<Self> {
+        let descriptor = class.getattr(name)?;
+        // SAFETY: the slot of a type is null or a function of the type that its number stands for.
+        let set = unsafe {
+            let slot = ffi::PyType_GetSlot(descriptor.get_type().as_type_ptr(), ffi::Py_tp_descr_set);
+            std::mem::transmute::<*mut std::ffi::c_void, Option<ffi::descrsetfunc>>(slot)
+        };
+        match set {
+            Some(set) => Ok(Self { descriptor, set }),
+            None => Err(PyAttributeError::new_err(name.to_owned())),
+        }
+    }
+
+    #[inline]
+    fn set(&self, record: &Bound<'py, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        // SAFETY: all three are live objects; the descriptor checks that the record is of its class.
+        let status = unsafe { (self.set)(self.descriptor.as_ptr(), record.as_ptr(), value.as_ptr()) };
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(record.py()))
         }
     }
 }
@@ -213,17 +263,19 @@ fn record_size(py: Python<'_>) -> PyResult<usize> {
     .copied()
 }
 
-/// The parts of a trajectory that nobody has looked at yet.
-#[pyclass(name = "PackedRequest", module = "sona._core", frozen)]
-pub(super) struct PackedRequest {
-    request: Request,
+/// The parts of trajectories that nobody has looked at yet.
+#[pyclass(name = "PackedRequests", module = "sona._core", frozen)]
+pub(super) struct PackedRequests {
+    requests: Vec<Request>,
 }
 
 #[pymethods]
-impl PackedRequest {
-    /// The fields of ``QueryTrajectory`` in their order, ``nbytes`` last.
-    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let r = &self.request;
+impl PackedRequests {
+    /// The fields of one ``QueryTrajectory`` in their order, ``nbytes`` last.
+    fn fields<'py>(&self, py: Python<'py>, place: usize) -> PyResult<Bound<'py, PyTuple>> {
+        let Some(r) = self.requests.get(place) else {
+            return Err(PyIndexError::new_err(place));
+        };
         let query = super::freeze(PyArray1::from_slice(py, &r.query));
         (
             r.id,

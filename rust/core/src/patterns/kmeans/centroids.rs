@@ -7,8 +7,10 @@ use crate::kernels::squared_l2;
 /// Label of a point that belongs to no cluster yet.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Values to add below which starting a thread costs more than it brings.
-const ALONE: usize = 1 << 19;
+/// Values to add below which a round of threads costs more than it brings.
+const ALONE: usize = 1 << 16;
+/// The same for values of centroids.
+const ALONE_CENTROIDS: usize = 1 << 12;
 
 /// Sums of the columns `first ..` of all clusters. Each thread owns its columns, so the order of additions does not depend
 /// on the number of threads.
@@ -45,7 +47,7 @@ impl Centroids {
         Self {
             k,
             d,
-            targets: points.targets(&rows),
+            targets: points.targets(rows.clone()),
             rows,
             moves: vec![0.0; k],
             counted: vec![NONE; points.n],
@@ -73,11 +75,23 @@ impl Centroids {
     /// Moves every centroid to the mean of its members, re-seeding empty clusters first. `labels` changes where a point
     /// seeds an empty cluster; those points are returned. Returns the largest move too.
     pub(super) fn update(&mut self, points: &Points<'_>, labels: &mut [u32]) -> (f32, Vec<usize>) {
-        let changed: Vec<usize> = (0..points.n).filter(|&i| labels[i] != self.counted[i]).collect();
+        let changed = self.changed(points, labels);
         self.recount(points, labels, &changed);
         let seeded = self.reseed(points, labels);
         self.recount(points, labels, &seeded);
         (self.recompute(points), seeded)
+    }
+
+    /// Points that are not counted where they belong, ascending.
+    fn changed(&self, points: &Points<'_>, labels: &[u32]) -> Vec<usize> {
+        let part = points.part();
+        let mut found = vec![Vec::new(); points.n.div_ceil(part)];
+        let parts = found.iter_mut().enumerate().collect();
+        points.team.run(parts, |(p, found): (usize, &mut Vec<usize>)| {
+            let all = p * part..points.n.min((p + 1) * part);
+            found.extend(all.filter(|&i| labels[i] != self.counted[i]));
+        });
+        found.concat()
     }
 
     /// Brings sums, mass and member counts up to date for the points `changed`.
@@ -159,48 +173,77 @@ impl Centroids {
 
     /// Centroids from sums; an empty cluster stays where it is. Returns the largest move.
     fn recompute(&mut self, points: &Points<'_>) -> f32 {
-        let mut mean = vec![0.0f64; self.d];
-        let mut largest = 0.0f32;
-        for c in 0..self.k {
-            if self.members[c] == 0 {
-                self.moves[c] = 0.0;
-                continue;
-            }
-            for part in &self.columns {
-                let sums = &part.sums[c * part.width..(c + 1) * part.width];
-                for (m, s) in mean[part.first..].iter_mut().zip(sums) {
-                    *m = s / self.mass[c];
+        let (d, spherical) = (self.d, self.spherical);
+        let (columns, mass, members) = (&self.columns, &self.mass, &self.members);
+        let part = if self.k * d < ALONE_CENTROIDS {
+            self.k
+        } else {
+            self.k.div_ceil(points.team.size())
+        };
+        let parts = self.rows.chunks_mut(part * d).zip(self.moves.chunks_mut(part));
+        points.team.run(
+            parts.enumerate().collect(),
+            |(p, (rows, moves)): (usize, (&mut [f32], &mut [f32]))| {
+                let mut mean = vec![0.0f64; d];
+                let clusters = rows.chunks_exact_mut(d).zip(moves).enumerate();
+                for (c, (row, moved)) in clusters.map(|(r, cluster)| (p * part + r, cluster)) {
+                    if members[c] == 0 {
+                        *moved = 0.0;
+                        continue;
+                    }
+                    for part in columns {
+                        let sums = &part.sums[c * part.width..(c + 1) * part.width];
+                        for (m, s) in mean[part.first..].iter_mut().zip(sums) {
+                            *m = s / mass[c];
+                        }
+                    }
+                    *moved = place(row, &mut mean, spherical);
                 }
-            }
-            self.moves[c] = self.place(c, &mut mean);
-            largest = largest.max(self.moves[c]);
-        }
+            },
+        );
         self.placed(points);
-        largest
+        self.moves.iter().copied().fold(0.0, f32::max)
     }
 
-    /// Puts centroid `c` at `target` (for spherical clusters, at its direction) and returns the distance, rounded up. A
-    /// target without a direction leaves it in place.
+    /// Puts centroid `c` at `target`; returns the distance.
     pub(super) fn place(&mut self, c: usize, target: &mut [f64]) -> f32 {
-        if self.spherical {
-            let norm = target.iter().map(|v| v * v).sum::<f64>().sqrt();
-            if norm < 1e-12 {
-                return 0.0;
-            }
-            target.iter_mut().for_each(|v| *v /= norm);
-        }
-        let mut moved = 0.0f64;
-        for (old, new) in self.rows[c * self.d..(c + 1) * self.d].iter_mut().zip(target) {
-            let new = *new as f32;
-            let step = f64::from(new) - f64::from(*old);
-            moved += step * step;
-            *old = new;
-        }
-        (moved.sqrt() * (1.0 + 1e-6)) as f32
+        place(
+            &mut self.rows[c * self.d..(c + 1) * self.d],
+            target,
+            self.spherical,
+        )
     }
 
     /// Must follow [`Centroids::place`].
     pub(super) fn placed(&mut self, points: &Points<'_>) {
-        self.targets = points.targets(&self.rows);
+        self.targets = points.targets(self.rows.clone());
     }
+}
+
+/// Puts a centroid at `target` (for spherical clusters, at its direction) and returns the distance, rounded up. A target without a
+/// direction leaves it in place.
+fn place(row: &mut [f32], target: &mut [f64], spherical: bool) -> f32 {
+    if spherical {
+        let norm = target.iter().map(|v| v * v).sum::<f64>().sqrt();
+        if norm < 1e-12 {
+            return 0.0;
+        }
+        target.iter_mut().for_each(|v| *v /= norm);
+    }
+    let step = |old: &mut f32, new: &f64| {
+        let new = *new as f32;
+        let step = f64::from(new) - f64::from(*old);
+        *old = new;
+        step * step
+    };
+    let mut moved = [0.0f64; 8];
+    let (eights, rest) = row.as_chunks_mut::<8>();
+    let (targets, last) = target.as_chunks::<8>();
+    for (old, new) in eights.iter_mut().zip(targets) {
+        for l in 0..8 {
+            moved[l] += step(&mut old[l], &new[l]);
+        }
+    }
+    let rest: f64 = rest.iter_mut().zip(last).map(|(old, new)| step(old, new)).sum();
+    ((moved.into_iter().sum::<f64>() + rest).sqrt() * (1.0 + 1e-6)) as f32
 }

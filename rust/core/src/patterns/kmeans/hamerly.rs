@@ -8,7 +8,7 @@ use super::centroids::{Centroids, NONE};
 use super::points::{Points, ROUNDOFF};
 use super::scanner::Scanner;
 use crate::kernels::nearest::{Nearest, TILE};
-use crate::kernels::{Aligned, squared_l2};
+use crate::kernels::{Aligned, Team, squared_l2};
 
 const UP: f32 = 1.0 + 4.0 * f32::EPSILON;
 const DOWN: f32 = 1.0 - 4.0 * f32::EPSILON;
@@ -50,7 +50,7 @@ impl Bounds {
         let reach = if self.hopeless.iter().all(|h| *h) {
             vec![0.0; centroids.k]
         } else {
-            half_distances(centroids)
+            half_distances(centroids, points.team)
         };
         let part = points.part();
         let parts = labels
@@ -73,7 +73,13 @@ impl Bounds {
     }
 
     /// Widens the bounds by what the centroids moved; the points `seeded` start again.
-    pub(super) fn moved(&mut self, centroids: &Centroids, labels: &[u32], seeded: &[usize]) {
+    pub(super) fn moved(
+        &mut self,
+        points: &Points<'_>,
+        centroids: &Centroids,
+        labels: &[u32],
+        seeded: &[usize],
+    ) {
         let (mut first, mut second, mut widest) = (0.0f32, 0.0f32, 0);
         for (c, m) in centroids.moves.iter().enumerate() {
             if *m > first {
@@ -82,12 +88,19 @@ impl Bounds {
                 second = *m;
             }
         }
-        for ((u, l), label) in self.upper.iter_mut().zip(&mut self.lower).zip(labels) {
-            let label = *label as usize;
-            *u = (*u + centroids.moves[label]) * UP;
-            let others = if label == widest { second } else { first };
-            *l = ((*l - others) * DOWN).max(0.0);
-        }
+        let part = points.part();
+        let parts = self.upper.chunks_mut(part).zip(self.lower.chunks_mut(part));
+        points.team.run(
+            parts.zip(labels.chunks(part)).collect(),
+            |((upper, lower), labels): ((&mut [f32], &mut [f32]), &[u32])| {
+                for ((u, l), label) in upper.iter_mut().zip(lower).zip(labels) {
+                    let label = *label as usize;
+                    *u = (*u + centroids.moves[label]) * UP;
+                    let others = if label == widest { second } else { first };
+                    *l = ((*l - others) * DOWN).max(0.0);
+                }
+            },
+        );
         for &i in seeded {
             self.upper[i] = f32::INFINITY;
             self.lower[i] = 0.0;
@@ -96,17 +109,26 @@ impl Bounds {
 }
 
 /// Half the distance from each centroid to its nearest other one, rounded down.
-fn half_distances(centroids: &Centroids) -> Vec<f32> {
-    let slack = 1.0 - (centroids.rows.len() / centroids.k.max(1)) as f32 * 4.0 * ROUNDOFF;
-    let mut half = vec![f32::INFINITY; centroids.k];
-    for a in 0..centroids.k {
-        for b in 0..a {
-            let s = 0.5 * squared_l2(centroids.row(a), centroids.row(b)).sqrt() * slack;
-            half[a] = half[a].min(s);
-            half[b] = half[b].min(s);
-        }
-    }
-    half
+fn half_distances(centroids: &Centroids, team: &Team) -> Vec<f32> {
+    let k = centroids.k;
+    let slack = 1.0 - (centroids.rows.len() / k.max(1)) as f32 * 4.0 * ROUNDOFF;
+    // Each part has one centroid in so many with those before it; which part finds a minimum does not matter.
+    let mut parts = vec![vec![f32::INFINITY; k]; team.size()];
+    let step = parts.len();
+    team.run(
+        parts.iter_mut().enumerate().collect(),
+        |(first, half): (usize, &mut Vec<f32>)| {
+            for a in (first..k).step_by(step) {
+                for b in 0..a {
+                    let s = 0.5 * squared_l2(centroids.row(a), centroids.row(b)).sqrt() * slack;
+                    half[a] = half[a].min(s);
+                    half[b] = half[b].min(s);
+                }
+            }
+        },
+    );
+    let least = |c: usize| parts.iter().fold(f32::INFINITY, |m, half| m.min(half[c]));
+    (0..k).map(least).collect()
 }
 
 impl Part<'_> {

@@ -5,11 +5,11 @@
 //! between, points are drawn from the last refresh, an upper bound of w·D², and accepted with probability D² / bound. D² only
 //! falls, so draws can be made, and refused, for several steps ahead: one product judges them all.
 
-use super::points::Points;
+use super::points::{Points, Targets};
 use super::scanner::Scanner;
 use crate::kernels::Aligned;
 use crate::kernels::nearest::{Nearest, TILE, judge, lowered};
-use crate::kernels::squared_l2;
+use crate::kernels::{prefetch, squared_l2};
 use crate::rng::{ChaCha8Rng, RngExt, stream};
 
 /// Stream of the seed that draws centroids.
@@ -64,7 +64,10 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
             }
             let step: Vec<Draw> = pool.drain(..trials.min(pool.len())).collect();
             let best = match &mut jury {
-                Some(jury) => jury.pick(step.iter().map(|draw| draw.place)),
+                Some(jury) => {
+                    let places: Vec<usize> = step.iter().map(|draw| draw.place).collect();
+                    jury.pick(points, &places)
+                }
                 None => 0,
             };
             let new = step[best].point;
@@ -159,7 +162,7 @@ fn propose(
 /// Lowers the upper bounds of D² by the centroids `new`.
 fn refresh(points: &Points<'_>, new: &[usize], bound: &mut [f32]) {
     let rows: Vec<f32> = new.iter().flat_map(|&c| points.row(c)).copied().collect();
-    let targets = points.targets(&rows);
+    let targets = points.targets(rows);
     let part = points.part();
     points.team.run(
         bound.chunks_mut(part).enumerate().collect(),
@@ -214,7 +217,8 @@ fn exhaustive(
         let best = match jury {
             Some(jury) => {
                 jury.hear(points, &draws);
-                jury.pick(0..draws.len())
+                let places: Vec<usize> = (0..draws.len()).collect();
+                jury.pick(points, &places)
             }
             None => 0,
         };
@@ -224,6 +228,16 @@ fn exhaustive(
 
 /// Evenly spaced points (all of them, if they are few) that tell which draw lowers the error most.
 struct Jury {
+    /// One for each thread.
+    benches: Vec<Bench>,
+    heard: usize,
+    /// The draw that was picked last, if it has not lowered the distances yet.
+    picked: Option<usize>,
+}
+
+/// Part of the jury: whole rows of [`COUNTED`] tiles, but for the last.
+#[derive(Default)]
+struct Bench {
     tiles: Aligned,
     /// Of each lane, zero beyond the last member.
     weights: Vec<f32>,
@@ -232,18 +246,80 @@ struct Jury {
     d2: Vec<f32>,
     /// Scores of the draws heard: (tiles, draws, [`TILE`]).
     scores: Vec<f32>,
-    heard: usize,
-    tile_len: usize,
+    /// Errors: (rows of tiles, draws judged).
+    errors: Vec<f64>,
 }
+
+/// Tiles whose error is summed up in single precision; what is summed up does not depend on the number of threads.
+const COUNTED: usize = 8;
 
 impl Jury {
     fn new(points: &Points<'_>, k: usize, first: usize) -> Self {
         let size = JURY.max(JURY_PER_CENTROID * k).min(points.n);
         let members: Vec<usize> = (0..size).map(|m| m * points.n / size).collect();
+        let share = size.div_ceil(COUNTED * TILE).div_ceil(points.team.size());
+        let shares = members.chunks(share * COUNTED * TILE);
+        let mut benches: Vec<Bench> = shares.clone().map(|_| Bench::default()).collect();
+        points.team.run(
+            benches.iter_mut().zip(shares).collect(),
+            |(bench, members): (&mut Bench, &[usize])| bench.seat(points, members),
+        );
+        let mut jury = Self {
+            benches,
+            heard: 0,
+            picked: None,
+        };
+        jury.hear(points, &[first]);
+        jury.pick(points, &[0]);
+        jury
+    }
+
+    /// Scores `draws`; their places are their positions.
+    fn hear(&mut self, points: &Points<'_>, draws: &[usize]) {
+        let rows: Vec<f32> = draws.iter().flat_map(|&c| points.row(c)).copied().collect();
+        let targets = points.targets(rows);
+        let before = self.heard;
+        let picked = self.picked.take();
+        self.heard = draws.len();
+        points
+            .team
+            .run(self.benches.iter_mut().collect(), |bench: &mut Bench| {
+                bench.lower(before, picked);
+                bench.hear(points, &targets, draws.len());
+            });
+    }
+
+    /// The first of `places` after which the weighted error is smallest, as a position in `places`; it becomes a centroid.
+    fn pick(&mut self, points: &Points<'_>, places: &[usize]) -> usize {
+        let heard = self.heard;
+        let picked = self.picked.take();
+        points
+            .team
+            .run(self.benches.iter_mut().collect(), |bench: &mut Bench| {
+                bench.lower(heard, picked);
+                bench.judge(heard, places);
+            });
+        let mut errors = vec![0.0; places.len()];
+        for some in self
+            .benches
+            .iter()
+            .flat_map(|b| b.errors.chunks_exact(places.len()))
+        {
+            errors.iter_mut().zip(some).for_each(|(e, s)| *e += s);
+        }
+        let best = errors.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1));
+        let position = best.map_or(0, |(position, _)| position);
+        self.picked = Some(places[position]);
+        position
+    }
+}
+
+impl Bench {
+    fn seat(&mut self, points: &Points<'_>, members: &[usize]) {
+        let lanes = members.len().next_multiple_of(TILE);
         let tile_len = points.tile_len();
-        let lanes = size.next_multiple_of(TILE);
-        let mut tiles = Aligned::zeros(lanes / TILE * tile_len);
-        for (tile, members) in tiles.chunks_exact_mut(tile_len).zip(members.chunks(TILE)) {
+        self.tiles = Aligned::zeros(lanes / TILE * tile_len);
+        for (tile, members) in self.tiles.chunks_exact_mut(tile_len).zip(members.chunks(TILE)) {
             points.pack(members.iter().map(|&i| points.row(i)), tile);
         }
         let lane = |of: &dyn Fn(usize) -> f32| {
@@ -251,64 +327,55 @@ impl Jury {
             values.resize(lanes, 0.0);
             values
         };
-        let mut jury = Self {
-            tiles,
-            weights: lane(&|i| points.weight(i)),
-            norms2: lane(&|i| points.norms2[i]),
-            d2: vec![f32::INFINITY; lanes],
-            scores: Vec::new(),
-            heard: 0,
-            tile_len,
-        };
-        jury.hear(points, &[first]);
-        jury.pick(0..1);
-        jury
+        self.weights = lane(&|i| points.weight(i));
+        self.norms2 = lane(&|i| points.norms2[i]);
+        self.d2 = vec![f32::INFINITY; lanes];
     }
 
-    /// Scores `draws`; their places are their positions.
-    fn hear(&mut self, points: &Points<'_>, draws: &[usize]) {
-        let rows: Vec<f32> = draws.iter().flat_map(|&c| points.row(c)).copied().collect();
-        let targets = points.targets(&rows);
-        self.heard = draws.len();
-        let needed = self.weights.len() * self.heard;
+    fn hear(&mut self, points: &Points<'_>, targets: &Targets, heard: usize) {
+        let needed = self.weights.len() * heard;
         if self.scores.len() < needed {
             self.scores.resize(needed, 0.0);
         }
-        let tiles = self.weights.len() / TILE;
-        let part = tiles.div_ceil(points.team.size());
-        let (stride, tile_len) = (self.heard * TILE, self.tile_len);
-        let parts = self.scores[..needed]
-            .chunks_mut(part * stride)
-            .zip(self.tiles.chunks(part * tile_len))
-            .collect();
-        points.team.run(parts, |(scores, tiles): (&mut [f32], &[f32])| {
-            let scanner = Scanner::new(points, &targets);
-            let scores = scores.chunks_exact_mut(stride);
-            for (tile, scores) in tiles.chunks_exact(tile_len).zip(scores) {
-                scanner.scores(tile, scores);
-            }
-        });
+        let scanner = Scanner::new(points, targets);
+        let scores = self.scores[..needed].chunks_exact_mut(heard * TILE);
+        for (tile, scores) in self.tiles.chunks_exact(points.tile_len()).zip(scores) {
+            scanner.scores(tile, scores);
+        }
     }
 
-    /// The first of `places` after which the weighted error is smallest, as a position in `places`; it becomes a centroid.
-    fn pick(&mut self, places: impl Iterator<Item = usize>) -> usize {
-        let stride = self.heard * TILE;
-        let error = |place: usize| {
-            let scores = &self.scores[place * TILE..];
-            judge(scores, stride, &self.norms2, &self.d2, &self.weights)
-        };
-        let errors = places.map(|place| (error(place), place)).enumerate();
-        let best = errors.min_by(|a, b| a.1.0.total_cmp(&b.1.0));
-        let Some((position, (_, place))) = best else {
-            return 0;
-        };
+    /// The draw at `place` of those heard is a centroid.
+    fn lower(&mut self, heard: usize, place: Option<usize>) {
+        let Some(place) = place else { return };
         let norms2 = self.norms2.chunks_exact(TILE);
-        let scores = self.scores[place * TILE..].chunks(stride);
+        let scores = self.scores[place * TILE..].chunks(heard * TILE);
         for ((d2, norms2), scores) in self.d2.chunks_exact_mut(TILE).zip(norms2).zip(scores) {
             for ((d2, norm2), score) in d2.iter_mut().zip(norms2).zip(scores) {
                 *d2 = lowered(*norm2, *score, *d2);
             }
         }
-        position
+    }
+
+    /// Errors that are left with the draw at each of `places`.
+    fn judge(&mut self, heard: usize, places: &[usize]) {
+        let stride = heard * TILE;
+        let row = COUNTED * TILE;
+        let scores = &self.scores[..self.norms2.len() * heard];
+        self.errors.clear();
+        let lanes = self.norms2.chunks(row).zip(self.d2.chunks(row));
+        let lanes = lanes.zip(self.weights.chunks(row)).enumerate();
+        for (r, ((norms2, d2), weights)) in lanes {
+            let of = |row: usize| &scores[(row * COUNTED * stride).min(scores.len())..];
+            // Scores lie far apart, so the processor does not see by itself what comes next.
+            for scores in of(r + 1).chunks_exact(stride).take(COUNTED) {
+                places.iter().for_each(|place| {
+                    prefetch(&scores[place * TILE..][..TILE]);
+                });
+            }
+            let judged = places
+                .iter()
+                .map(|place| judge(&of(r)[place * TILE..], stride, norms2, d2, weights));
+            self.errors.extend(judged);
+        }
     }
 }

@@ -22,9 +22,9 @@ impl Assignment {
         }
     }
 
-    fn moved(&mut self, centroids: &Centroids, labels: &[u32], seeded: &[usize]) {
+    fn moved(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &[u32], seeded: &[usize]) {
         if let Self::Bounded(bounds) = self {
-            bounds.moved(centroids, labels, seeded);
+            bounds.moved(points, centroids, labels, seeded);
         }
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn iterate(
         assignment.assign(points, centroids, &mut labels);
         let seeded;
         (largest, seeded) = centroids.update(points, &mut labels);
-        assignment.moved(centroids, &labels, &seeded);
+        assignment.moved(points, centroids, &labels, &seeded);
         iterations += 1;
         if largest <= tol {
             break;

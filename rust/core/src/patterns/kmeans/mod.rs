@@ -11,11 +11,12 @@ mod scanner;
 mod tests;
 
 use crate::error::{Error, Result, check_dim, check_finite};
-use crate::kernels::{Team, squared_l2};
+use crate::kernels::{Team, all_finite, squared_l2};
 use centroids::Centroids;
 use hamerly::Bounds;
 use lloyd::Assignment;
 use points::{Points, Scans};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// What distance means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,8 +92,8 @@ impl Params<'_> {
         }
     }
 
-    fn check(&self, x: &[f32], d: usize) -> Result<usize> {
-        let n = check_rows(x, d, self.weights)?;
+    fn check(&self, x: &[f32], d: usize, team: &Team) -> Result<usize> {
+        let n = check_rows(x, d, self.weights, team)?;
         check_k(self.k, n)?;
         if self.max_iterations == 0 {
             return Err(Error::value("max_iterations", "at least 1", 0));
@@ -123,12 +124,21 @@ impl Params<'_> {
     }
 }
 
-fn check_rows(x: &[f32], d: usize, weights: Option<&[f32]>) -> Result<usize> {
+fn check_rows(x: &[f32], d: usize, weights: Option<&[f32]>, team: &Team) -> Result<usize> {
     if d == 0 || x.is_empty() || !x.len().is_multiple_of(d) {
         let got = format!("{} values for d = {d}", x.len());
         return Err(Error::value("X", "(n, d) with n >= 1 and d >= 1", got));
     }
-    check_finite("X", x)?;
+    let bad = AtomicBool::new(false);
+    let part = x.len().div_ceil(4 * team.size()).max(1 << 16);
+    team.run(x.chunks(part).collect(), |x: &[f32]| {
+        if !all_finite(x) {
+            bad.store(true, Relaxed);
+        }
+    });
+    if bad.into_inner() {
+        check_finite("X", x)?;
+    }
     let n = x.len() / d;
     if let Some(w) = weights {
         check_dim("weights", n, w.len())?;
@@ -182,9 +192,13 @@ pub struct Clustering {
 /// Empty clusters are re-seeded at the point of largest weighted error. O(n·k·d) per iteration; memory for one packed
 /// copy of `x`, and one more where it is scaled (cosine) or shifted (data far from the origin).
 pub fn kmeans(x: &[f32], d: usize, params: &Params<'_>) -> Result<Clustering> {
-    params.check(x, d)?;
+    kmeans_by(&Team::new(params.n_threads), x, d, params)
+}
+
+/// [`kmeans`] by threads that are there already.
+pub fn kmeans_by(team: &Team, x: &[f32], d: usize, params: &Params<'_>) -> Result<Clustering> {
+    params.check(x, d, team)?;
     let spherical = params.metric == Metric::Cosine;
-    let team = Team::new(params.n_threads);
     let scans = Scans {
         k: params.k,
         start: match params.init {
@@ -192,7 +206,7 @@ pub fn kmeans(x: &[f32], d: usize, params: &Params<'_>) -> Result<Clustering> {
             Init::Given(rows) => rows,
         },
     };
-    let points = Points::new(x, d, params.weights, spherical, scans, &team);
+    let points = Points::new(x, d, params.weights, spherical, scans, team);
     let start = match params.init {
         Init::PlusPlus => init::plus_plus(&points, params.k, init::greedy_trials(params.k), params.seed)
             .into_iter()
@@ -237,9 +251,9 @@ pub fn kmeans_plus_plus(
     weights: Option<&[f32]>,
     seed: u64,
 ) -> Result<Vec<usize>> {
-    let n = check_rows(x, d, weights)?;
-    check_k(k, n)?;
     let team = Team::new(1);
+    let n = check_rows(x, d, weights, &team)?;
+    check_k(k, n)?;
     let points = Points::new(x, d, weights, false, Scans { k, start: &[] }, &team);
     Ok(init::plus_plus(&points, k, 1, seed))
 }

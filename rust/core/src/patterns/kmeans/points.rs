@@ -1,9 +1,10 @@
 //! The points as the algorithms read them: row-major for updates, packed in tiles for scans.
 
 use crate::kernels::coarse::{self, Coarse};
-use crate::kernels::nearest::{Sites, TILE, pack_tile};
-use crate::kernels::{Aligned, Team, dot, normalize};
+use crate::kernels::nearest::{Sites, TILE, half_norms, max_norm, pack_tile};
+use crate::kernels::{Aligned, Pieces, Team, copied, dot, filled, normalize};
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 /// Unit roundoff of `f32`.
 pub(super) const ROUNDOFF: f32 = f32::EPSILON / 2.0;
@@ -45,11 +46,21 @@ const SHARES: usize = 4;
 /// What points are compared with.
 #[derive(Clone, Debug)]
 pub(super) struct Targets {
-    pub(super) sites: Sites,
-    /// The same, where points have coarse scores.
+    /// (k, d)
+    rows: Vec<f32>,
+    d: usize,
+    /// Packed for exact scores when these are first asked for.
+    sites: OnceLock<Sites>,
+    /// Where points have coarse scores.
     pub(super) coarse: Option<Coarse>,
     /// Upper bound of their norms.
     pub(super) max_norm: f32,
+}
+
+impl Targets {
+    pub(super) fn sites(&self) -> &Sites {
+        self.sites.get_or_init(|| Sites::pack(&self.rows, self.d))
+    }
 }
 
 impl<'a> Points<'a> {
@@ -68,18 +79,16 @@ impl<'a> Points<'a> {
             && d >= WORTH_DIMENSIONS
             && coarse::available()
             && coarse::tame(&scans.start.chunks_exact(d).map(|r| dot(r, r)).collect::<Vec<_>>());
-        let mut rows = Cow::Borrowed(rows);
-        let mut shift = None;
-        if spherical {
-            for row in rows.to_mut().chunks_exact_mut(d) {
+        let shift = if spherical { None } else { far_mean(rows, d) };
+        let rows = match &shift {
+            Some(mean) => changed(rows, d, team, |row| {
+                row.iter_mut().zip(mean).for_each(|(x, m)| *x -= m);
+            }),
+            None if spherical => changed(rows, d, team, |row| {
                 normalize(row);
-            }
-        } else if let Some(mean) = far_mean(&rows, d) {
-            for row in rows.to_mut().chunks_exact_mut(d) {
-                row.iter_mut().zip(&mean).for_each(|(x, m)| *x -= m);
-            }
-            shift = Some(mean);
-        }
+            }),
+            None => Cow::Borrowed(rows),
+        };
         let mut norms2 = vec![0.0f32; n];
         let mut tiles = tiles_of(&rows, d, coarse, &mut norms2, team);
         if coarse && !coarse::tame(&norms2) {
@@ -149,16 +158,18 @@ impl<'a> Points<'a> {
     }
 
     /// `rows` (k, d) to compare points with.
-    pub(super) fn targets(&self, rows: &[f32]) -> Targets {
-        let sites = Sites::pack(rows, self.d);
+    pub(super) fn targets(&self, rows: Vec<f32>) -> Targets {
+        let half_norms = half_norms(&rows, self.d);
         Targets {
             coarse: if self.coarse {
-                Coarse::pack(rows, &sites)
+                Coarse::pack(&rows, self.d, &half_norms)
             } else {
                 None
             },
-            max_norm: sites.max_norm(),
-            sites,
+            max_norm: max_norm(&half_norms),
+            sites: OnceLock::new(),
+            d: self.d,
+            rows,
         }
     }
 
@@ -191,29 +202,32 @@ impl<'a> Points<'a> {
     }
 }
 
+/// A copy of the rows, each of them changed.
+fn changed<'a>(rows: &[f32], d: usize, team: &Team, change: impl Fn(&mut [f32]) + Sync) -> Cow<'a, [f32]> {
+    let mut rows = copied(rows, team);
+    let part = tiles_per_part(rows.len() / d, team.size()) * TILE * d;
+    team.run(rows.chunks_mut(part).collect(), |rows: &mut [f32]| {
+        rows.chunks_exact_mut(d).for_each(&change);
+    });
+    Cow::Owned(rows)
+}
+
 /// All rows in tiles, and their squared norms.
 fn tiles_of(rows: &[f32], d: usize, coarse: bool, norms2: &mut [f32], team: &Team) -> Aligned {
     let len = tile_len(d, coarse);
-    let mut tiles = Aligned::zeros(norms2.len().div_ceil(TILE) * len);
+    let count = norms2.len().div_ceil(TILE);
     let part = tiles_per_part(norms2.len(), team.size());
-    let parts = tiles
-        .chunks_mut(part * len)
-        .zip(rows.chunks(part * TILE * d))
-        .zip(norms2.chunks_mut(part * TILE))
-        .collect();
-    team.run(
-        parts,
-        |((tiles, rows), norms2): ((&mut [f32], &[f32]), &mut [f32])| {
-            let blocks = rows.chunks(TILE * d).zip(norms2.chunks_mut(TILE));
-            for (tile, (rows, norms2)) in tiles.chunks_exact_mut(len).zip(blocks) {
-                pack(rows.chunks_exact(d), d, coarse, tile);
-                for (norm2, row) in norms2.iter_mut().zip(rows.chunks_exact(d)) {
-                    *norm2 = dot(row, row);
-                }
+    let parts = rows.chunks(part * TILE * d).zip(norms2.chunks_mut(part * TILE));
+    let pack_part = |(rows, norms2): (&[f32], &mut [f32]), tiles: Pieces<'_>| {
+        let blocks = rows.chunks(TILE * d).zip(norms2.chunks_mut(TILE));
+        for (tile, (rows, norms2)) in tiles.zip(blocks) {
+            pack(rows.chunks_exact(d), d, coarse, tile);
+            for (norm2, row) in norms2.iter_mut().zip(rows.chunks_exact(d)) {
+                *norm2 = dot(row, row);
             }
-        },
-    );
-    tiles
+        }
+    };
+    filled(count, len, part, parts.collect(), team, pack_part)
 }
 
 fn tiles_per_part(n: usize, n_threads: usize) -> usize {
@@ -242,15 +256,16 @@ fn pack<'r>(
 fn far_mean(rows: &[f32], d: usize) -> Option<Vec<f32>> {
     let n = rows.len() / d;
     let step = n.div_ceil(1024).max(1);
-    let mut mean = vec![0.0f64; d];
-    let (mut total, mut count) = (0.0f64, 0.0f64);
+    let (mut mean, mut squares) = (vec![0.0f64; d], vec![0.0f64; d]);
+    let mut count = 0.0f64;
     for row in rows.chunks_exact(d).step_by(step) {
-        for (m, v) in mean.iter_mut().zip(row) {
+        for ((m, s), v) in mean.iter_mut().zip(&mut squares).zip(row) {
             *m += f64::from(*v);
-            total += f64::from(*v) * f64::from(*v);
+            *s += f64::from(*v) * f64::from(*v);
         }
         count += 1.0;
     }
+    let total: f64 = squares.iter().sum();
     mean.iter_mut().for_each(|m| *m /= count);
     let square: f64 = mean.iter().map(|m| m * m).sum();
     let spread = (total / count - square).max(0.0);

@@ -33,7 +33,7 @@ impl<'s> Scanner<'s> {
     pub(super) fn roughly(&self, tile: &[f32], out: &mut Nearest) {
         match (&self.targets.coarse, &self.engine) {
             (Some(coarse), Some(engine)) => coarse.nearest(engine, tile, out),
-            _ => self.targets.sites.nearest(tile, out),
+            _ => self.targets.sites().nearest(tile, out),
         }
     }
 
@@ -66,7 +66,7 @@ impl<'s> Scanner<'s> {
             let batch = &self.doubtful[rest..];
             let rows = batch.iter().map(|(_, i)| self.points.row(*i));
             pack_tile(rows, self.points.d, &mut self.tile);
-            self.targets.sites.nearest(&self.tile, &mut out);
+            self.targets.sites().nearest(&self.tile, &mut out);
             for (lane, (key, _)) in batch.iter().enumerate() {
                 take(*key, lane, &out);
             }
@@ -78,7 +78,7 @@ impl<'s> Scanner<'s> {
     pub(super) fn scores(&self, tile: &[f32], out: &mut [f32]) {
         match (&self.targets.coarse, &self.engine) {
             (Some(coarse), Some(engine)) => coarse.scores(engine, tile, out),
-            _ => self.targets.sites.scores(tile, out),
+            _ => self.targets.sites().scores(tile, out),
         }
     }
 }
