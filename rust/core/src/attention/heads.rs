@@ -1,11 +1,11 @@
 //! Many heads at once: which queries, keys and values belong together, and the work shared among threads.
 
-use super::kept;
 use super::parted::{Parted, Queries};
 use super::threads;
 use super::tile::{Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
 use super::tile_split::{self, Parts, Strips};
 use super::tile_vjp::{Gradients, attend_vjp};
+use crate::kernels::Team;
 use crate::kernels::real::{Real, add_scaled};
 use crate::kernels::split::Engine;
 
@@ -47,27 +47,26 @@ pub(super) struct Prepared<'a, T: Real> {
 
 /// Buffers of one thread.
 #[derive(Debug)]
-pub(super) struct Buffers<T: Real> {
-    engine: Option<Engine>,
+pub(super) struct Buffers<T> {
+    queries: Vec<usize>,
     scratch: Scratch<T>,
     strips: Strips<T>,
 }
 
-impl<T: Real> Buffers<T> {
-    pub fn new() -> Self {
+impl<T: Default> Default for Buffers<T> {
+    fn default() -> Self {
         Self {
-            engine: Engine::start::<T>(),
+            queries: Vec::new(),
             scratch: Scratch::default(),
-            strips: kept::take(),
+            strips: Strips::default(),
         }
     }
 }
 
-impl<T: Real> Drop for Buffers<T> {
-    fn drop(&mut self) {
-        let mut strips = std::mem::take(&mut self.strips);
-        strips.shrink();
-        kept::keep(strips);
+impl<T: Real> Buffers<T> {
+    /// Gives back what only long calls need.
+    pub fn shrink(&mut self) {
+        self.strips.shrink();
     }
 }
 
@@ -110,21 +109,16 @@ impl<'a, T: Real> Heads<'a, T> {
 
     /// The keys of each stored array, packed; `None` where packing does not pay for `n` queries.
     #[must_use]
-    pub fn packed(&self, threads: usize) -> Vec<Option<Packed<T>>> {
+    pub fn packed(&self, team: &Team) -> Vec<Option<Packed<T>>> {
         let stored = self.k_of.iter().max().map_or(0, |top| top + 1);
         let mut out = vec![None; stored];
         if packs(self.n) {
             let mut used = vec![false; stored];
             self.k_of.iter().for_each(|&i| used[i] = true);
             let pieces = out.iter_mut().enumerate().filter(|(i, _)| used[*i]).collect();
-            threads::share(
-                threads,
-                pieces,
-                || (),
-                |(i, slot): (usize, &mut Option<Packed<T>>), ()| {
-                    *slot = Some(Packed::new(part(self.k, i, self.m * self.d), self.d, self.m));
-                },
-            );
+            team.run(pieces, |(i, slot): (usize, &mut Option<Packed<T>>)| {
+                *slot = Some(Packed::new(part(self.k, i, self.m * self.d), self.d, self.m));
+            });
         }
         out
     }
@@ -154,26 +148,23 @@ impl<'a, T: Real> Heads<'a, T> {
         lse: Option<&mut [T]>,
     ) {
         let parted = self.part(chunk, self.threads(chunk, cost));
-        self.attend_parted(&parted, rule, blocks, chunk, cost, out, lse);
+        self.attend_parted(&parted, rule, blocks, out, lse);
     }
 
-    /// [`Heads::attend`] with operands that were cut up before.
-    #[allow(clippy::too_many_arguments, reason = "operands, rule, results")]
+    /// [`Heads::attend`] with operands that were cut up before, for pieces of work of the same size.
     pub fn attend_parted<R: Rule<T>>(
         &self,
         parted: &Parted<T>,
         rule: impl Fn(usize) -> R + Sync,
         blocks: Blocks,
-        chunk: usize,
-        cost: usize,
         out: &mut [T],
         lse: Option<&mut [T]>,
     ) {
         if self.n == 0 || self.is_empty() {
             return;
         }
-        let threads = self.threads(chunk, cost);
-        let panels = self.panels(parted, threads);
+        let chunk = parted.chunk();
+        let panels = self.panels(parted);
         let ready = Prepared {
             parted,
             panels: &panels,
@@ -186,24 +177,24 @@ impl<'a, T: Real> Heads<'a, T> {
                 .collect(),
             None => outs.iter().map(|_| None).collect(),
         };
-        threads::share(
-            threads,
+        parted.share(
             outs.into_iter().zip(lses).collect(),
-            || (Buffers::new(), Vec::new()),
-            |((b, first, out), lse), (buffers, queries)| {
+            |((b, first, out), lse), buffers| {
+                let mut queries = std::mem::take(&mut buffers.queries);
                 queries.clear();
                 queries.extend(first..(first + chunk).min(self.n));
                 let strips = parted.piece(self.q_of[b], first);
-                self.piece(b, ready, strips, &rule(b), blocks, queries, out, lse, buffers);
+                self.piece(b, ready, strips, &rule(b), blocks, &queries, out, lse, buffers);
+                buffers.queries = queries;
             },
         );
     }
 
-    pub(super) fn panels(&self, parted: &Parted<T>, threads: usize) -> Vec<Option<Packed<T>>> {
+    pub(super) fn panels(&self, parted: &Parted<T>) -> Vec<Option<Packed<T>>> {
         if parted.whole() {
             Vec::new()
         } else {
-            self.packed(threads)
+            self.packed(parted.team())
         }
     }
 
@@ -223,9 +214,9 @@ impl<'a, T: Real> Heads<'a, T> {
     ) {
         let (k, v) = (self.k_of[b], self.v_of[b]);
         let (keys, values) = (ready.parted.keys(k), ready.parted.values(v));
-        if let (Some(keys), Some(values), Some(engine)) = (keys, values, &buffers.engine) {
+        if let (Some(keys), Some(values), Some(engine)) = (keys, values, Engine::start::<T>()) {
             let parts = Parts {
-                engine,
+                engine: &engine,
                 queries: strips,
                 keys,
                 values,

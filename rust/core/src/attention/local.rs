@@ -1,9 +1,8 @@
 //! Attention with a window and global tokens: local queries in narrow tiles, then the global ones in tiles of their own.
 
-use super::heads::{Buffers, Heads, Prepared};
+use super::heads::{Heads, Prepared};
 use super::parted::Parted;
 use super::rules::LocalGlobal;
-use super::threads;
 use super::tile::Blocks;
 use crate::kernels::real::Real;
 
@@ -44,23 +43,13 @@ pub fn local_global_parted<T: Real>(
     mut lse: Option<&mut [T]>,
 ) {
     let (n, dv) = (heads.n, heads.dv);
-    let (chunk, cost) = (chunk(blocks), cost(heads, rule));
     let local = rule.local_only();
-    heads.attend_parted(
-        parted,
-        |_| local.clone(),
-        blocks,
-        chunk,
-        cost,
-        out,
-        lse.as_deref_mut(),
-    );
+    heads.attend_parted(parted, |_| local.clone(), blocks, out, lse.as_deref_mut());
     let global = rule.global();
     if global.is_empty() || n == 0 {
         return;
     }
-    let threads = threads::worth(heads.len(), cost);
-    let panels = heads.panels(parted, threads);
+    let panels = heads.panels(parted);
     let ready = Prepared {
         parted,
         panels: &panels,
@@ -77,10 +66,8 @@ pub fn local_global_parted<T: Real>(
         out.chunks_exact_mut(n * dv).collect()
     };
     let pieces = outs.drain(..).zip(lses).enumerate().collect();
-    threads::share(
-        threads,
+    parted.share(
         pieces,
-        Buffers::new,
         |(b, (out, lse)): (usize, (&mut [T], Option<&mut [T]>)), buffers| {
             let mut rows = vec![T::ZERO; global.len() * dv];
             let mut sums = vec![T::ZERO; global.len()];

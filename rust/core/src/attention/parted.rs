@@ -1,12 +1,13 @@
 //! Operands of attention in parts: once they are cut up, the numbers themselves are not needed any more.
 
-use super::heads::Heads;
+use super::heads::{Buffers, Heads};
 use super::kept;
-use super::threads;
 use super::tile_split::{self, STRIP};
+use crate::kernels::Team;
 use crate::kernels::real::Real;
 use crate::kernels::split;
-use crate::kernels::split_store::{Cut, Job, LeftRef, RightRef, Store};
+use crate::kernels::split_store::{Cut, Job, LeftRef, RightRef, Store, Task};
+use parking_lot::Mutex;
 use std::ops::Range;
 
 /// Keys or values that one thread cuts up at a time; whole groups.
@@ -17,6 +18,9 @@ const KEPT: usize = 8 << 20;
 /// Queries, keys and values of heads in parts. Empty where the processor has no use for parts or they do not pay.
 #[derive(Debug)]
 pub struct Parted<T: Real> {
+    team: Team,
+    /// Buffers that no thread uses at the moment.
+    buffers: Mutex<Vec<Buffers<T>>>,
     store: Store<T>,
     /// Queries per piece of work.
     chunk: usize,
@@ -50,6 +54,8 @@ impl<T: Real> Parted<T> {
     /// Cuts up the operands. Work will be done in pieces of `chunk` queries; the queries `listed` make one more piece per head.
     pub(super) fn new(heads: &Heads<'_, T>, chunk: usize, listed: &[usize], threads: usize) -> Self {
         let mut out = Self {
+            team: Team::new(threads),
+            buffers: Mutex::new(kept::take()),
             store: kept::take(),
             chunk,
             strips: 0,
@@ -110,9 +116,7 @@ impl<T: Real> Parted<T> {
                 }
             }
         }
-        out.store.fill(&jobs, |tasks| {
-            threads::share(threads, tasks, || (), |task, ()| task.run());
-        });
+        out.store.fill(&jobs, |tasks| out.team.run(tasks, Task::run));
         out.whole = out.store.tame();
         out
     }
@@ -121,6 +125,25 @@ impl<T: Real> Parted<T> {
     #[must_use]
     pub fn whole(&self) -> bool {
         self.whole
+    }
+
+    /// Queries per piece of work.
+    pub(super) fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// The threads of the call.
+    pub(super) fn team(&self) -> &Team {
+        &self.team
+    }
+
+    /// Runs `work(piece, buffers)` for every piece.
+    pub(super) fn share<P: Send>(&self, pieces: Vec<P>, work: impl Fn(P, &mut Buffers<T>) + Sync) {
+        self.team.run(pieces, |piece| {
+            let mut buffers = self.buffers.lock().pop().unwrap_or_default();
+            work(piece, &mut buffers);
+            self.buffers.lock().push(buffers);
+        });
     }
 
     /// Keys of stored array `i`; None where they cannot be split.
@@ -166,6 +189,9 @@ impl<'a, T: Real> Queries<'a, T> {
 
 impl<T: Real> Drop for Parted<T> {
     fn drop(&mut self) {
+        let mut buffers = std::mem::take(&mut *self.buffers.lock());
+        buffers.iter_mut().for_each(Buffers::shrink);
+        kept::keep(buffers);
         if self.store.bytes() <= KEPT {
             kept::keep(std::mem::take(&mut self.store));
         }

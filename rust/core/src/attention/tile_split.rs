@@ -173,8 +173,10 @@ pub(super) fn attend<'h, T: Real + 'h, R: Rule<T> + ?Sized>(
             if strip.sum[r] == T::ZERO {
                 row.fill(T::ZERO);
             } else {
-                row.copy_from_slice(&s.sums[i][r * wide..r * wide + dv]);
-                scale_by(T::ONE / strip.sum[r], row);
+                let part = T::ONE / strip.sum[r];
+                for (to, x) in row.iter_mut().zip(&s.sums[i][r * wide..]) {
+                    *to = *x * part;
+                }
             }
             if let Some(lse) = lse.as_deref_mut() {
                 let sum = strip.sum[r];

@@ -115,20 +115,23 @@ impl Cut {
     /// Lines that there are to write, each in three parts.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.from.rows * self.groups
+        self.from.rows.next_multiple_of(SIDE) * self.groups
     }
 
     /// Writes the next `count` of them, or those that are left.
     #[inline(always)]
     pub unsafe fn advance(&mut self, mut count: usize) {
         let scale = _mm512_set1_ps(self.from.scale);
-        while count > 0 && self.row < self.from.rows {
+        while count > 0 && self.row < self.from.rows.next_multiple_of(SIDE) {
             let now = count.min(self.groups - self.group);
-            let row = self.from.x.add(self.row * self.from.stride);
+            // Zeros fill up the last block.
+            let inside = self.row < self.from.rows;
+            let columns = if inside { self.from.columns } else { 0 };
+            let row = self.from.x.wrapping_add(self.row * self.from.stride);
             let tiles = self.to.add(self.row / SIDE * self.groups * LINES);
             for g in self.group..self.group + now {
-                let a = _mm512_mul_ps(some(row, g * DEPTH, self.from.columns), scale);
-                let b = _mm512_mul_ps(some(row, g * DEPTH + 16, self.from.columns), scale);
+                let a = _mm512_mul_ps(some(row, g * DEPTH, columns), scale);
+                let b = _mm512_mul_ps(some(row, g * DEPTH + 16, columns), scale);
                 self.most = magnitude(magnitude(self.most, a), b);
                 put(tiles.add(g * LINES), self.row % SIDE, pairs(a, b));
             }
@@ -172,32 +175,20 @@ pub(super) unsafe fn turn(mut r: [F32x16; SIDE]) -> [F32x16; SIDE] {
 pub(super) unsafe fn turned(from: Source<f32>, to: *mut Line) -> bool {
     let groups = from.columns.div_ceil(DEPTH);
     let mut most = _mm512_setzero_si512();
-    let zero = F32x16::splat(0.0);
     for block in 0..from.rows.div_ceil(SIDE) {
         for g in 0..groups {
+            let mut half = |at: usize| {
+                let mut r = [F32x16::splat(0.0); SIDE];
+                for i in 0..SIDE.min(from.rows - block * SIDE) {
+                    r[i].0 = some(from.x.add((block * SIDE + i) * from.stride), at, from.columns);
+                    most = magnitude(most, r[i].0);
+                }
+                turn(r)
+            };
+            let (a, b) = (half(g * DEPTH), half(g * DEPTH + 16));
             let tile = to.add((block * groups + g) * LINES);
-            for r in 0..SIDE {
-                let row = block * SIDE + r;
-                let (mut a, mut b) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-                if row < from.rows {
-                    let row = from.x.add(row * from.stride);
-                    a = some(row, g * DEPTH, from.columns);
-                    b = some(row, g * DEPTH + 16, from.columns);
-                }
-                most = magnitude(magnitude(most, a), b);
-                put(tile, r, pairs(a, b));
-            }
-            // In place: sixteen registers hold one part.
-            for p in 0..3 {
-                let lines = tile.add(p * SIDE).cast::<f32>();
-                let mut r = [zero; SIDE];
-                for i in 0..SIDE {
-                    r[i] = F32x16::load(lines.add(i * 16));
-                }
-                let r = turn(r);
-                for i in 0..SIDE {
-                    r[i].store(lines.add(i * 16));
-                }
+            for i in 0..SIDE {
+                put(tile, i, pairs(a[i].0, b[i].0));
             }
         }
     }

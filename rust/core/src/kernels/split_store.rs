@@ -214,13 +214,7 @@ impl<T: Real> Task<'_, '_, T> {
             Cut::Turned => kernels.turned,
             Cut::Upright => kernels.upright,
         };
-        if cut == Cut::Left && !from.rows.is_multiple_of(SIDE) {
-            // The rows that fill up the last block, which the kernel leaves alone.
-            let block = width.div_ceil(DEPTH) * LINES;
-            let last = self.to.len() - block;
-            self.to[last..].fill(MaybeUninit::new(Line([0; 16])));
-        }
-        // SAFETY: there is room for all tiles of x, and the kernel is of this processor. It writes every line but those above.
+        // SAFETY: there is room for all tiles of x, and the kernel is of this processor. It writes every line.
         *self.tame = unsafe { kernel(from, self.to.as_mut_ptr().cast()) };
     }
 }

@@ -8,7 +8,6 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
 /// Looks at the round before a thread goes to sleep: some tens of microseconds.
 const AWAKE: usize = 1000;
@@ -28,6 +27,8 @@ struct State {
     inside: usize,
     panic: Option<Box<dyn Any + Send>>,
     over: bool,
+    /// Threads that have not left.
+    here: usize,
 }
 
 #[derive(Default)]
@@ -44,7 +45,8 @@ struct Shared {
 /// Threads beside the one that made it.
 pub struct Team {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    /// Beside the one that made it.
+    others: usize,
     size: usize,
 }
 
@@ -59,15 +61,21 @@ impl Team {
     #[must_use]
     pub fn new(size: usize) -> Self {
         let shared = Arc::new(Shared::default());
-        let threads = (1..size)
-            .map_while(|_| {
-                let shared = shared.clone();
-                std::thread::Builder::new().spawn(move || shared.serve()).ok()
-            })
-            .collect();
+        let mut others = 0;
+        for _ in 1..size {
+            let its = shared.clone();
+            // Counted before it runs: it counts itself out.
+            shared.state.lock().here += 1;
+            let started = std::thread::Builder::new().spawn(move || its.serve());
+            if started.is_err() {
+                shared.state.lock().here -= 1;
+                break;
+            }
+            others += 1;
+        }
         Self {
             shared,
-            threads,
+            others,
             size: size.max(1),
         }
     }
@@ -81,7 +89,7 @@ impl Team {
     /// Runs `f` on every part. Parts are handed out one by one, so uneven ones even out; what a part gives must not depend on
     /// who has it.
     pub fn run<P: Send>(&self, parts: Vec<P>, f: impl Fn(P) + Sync) {
-        if self.threads.is_empty() || parts.len() <= 1 {
+        if self.others == 0 || parts.len() <= 1 {
             parts.into_iter().for_each(f);
             return;
         }
@@ -151,6 +159,9 @@ impl Shared {
                 self.begun.wait(&mut state);
             }
             if state.over {
+                state.here -= 1;
+                drop(state);
+                self.ended.notify_one();
                 return;
             }
             seen = state.round;
@@ -184,9 +195,10 @@ impl Drop for Team {
         self.shared.round.store(state.round, Ordering::Relaxed);
         drop(state);
         self.shared.begun.notify_all();
-        for thread in self.threads.drain(..) {
-            // A thread that panicked outside of work has nothing to say.
-            drop(thread.join());
+        // Until they have nothing left to do but end: the system takes its time over that.
+        let mut state = self.shared.state.lock();
+        while state.here > 0 {
+            self.shared.ended.wait(&mut state);
         }
     }
 }

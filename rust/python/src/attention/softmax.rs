@@ -116,16 +116,15 @@ fn compute<T: Float>(
         }
     ];
     let lse_out = (!lse.is_empty()).then_some(&mut lse[..]);
-    let (chunk, cost) = (data.chunk(blocks), data.cost(&heads));
     match data {
         RuleData::Dense { .. } => {
             let rule = |b| data.dense(b, n, m);
-            heads.attend_parted(parted, rule, blocks, chunk, cost, &mut out, lse_out);
+            heads.attend_parted(parted, rule, blocks, &mut out, lse_out);
         }
         RuleData::Local(local) => local_global_parted(&heads, parted, local, blocks, &mut out, lse_out),
         RuleData::Blocks { .. } => {
             let rule = |b| data.blocks(b, n);
-            heads.attend_parted(parted, rule, blocks, chunk, cost, &mut out, lse_out);
+            heads.attend_parted(parted, rule, blocks, &mut out, lse_out);
         }
     }
     let mut weights = vec![T::ZERO; if want_weights { heads.len() * n * m } else { 0 }];
