@@ -188,14 +188,16 @@ class _Sage:
         # Sums may be taken after the projection, where that is narrower; maxima may not.
         self.first = aggr != "max" and outputs < features
         if self.first:
-            self.h = linear(a["x"], a["weight_l"])
+            # Both products read x: one reads it once.
+            both = linear(a["x"], np.concatenate([a["weight_l"], a["weight_r"]]))
+            self.h, own = np.ascontiguousarray(both[:, :outputs]), both[:, outputs:]
             out = self._gather(self.h)
         else:
-            self.h = self._gather(a["x"])
+            self.h, own = self._gather(a["x"]), linear(a["x"], a["weight_r"])
             out = linear(self.h, a["weight_l"])
         if "bias_l" in a:
             out += a["bias_l"]
-        out += linear(a["x"], a["weight_r"])
+        out += own
         if normalize:
             self.norm = np.maximum(np.sqrt((out * out).sum(axis=1, keepdims=True)), _LEAST_NORM)
             out /= self.norm
