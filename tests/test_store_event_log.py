@@ -439,3 +439,23 @@ def test_a_child_that_drops_its_copy_does_not_keep_the_lock(tmp_path):
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
+
+
+def test_erased_records_leave_their_numbers(tmp_path):
+    path = tmp_path / "log"
+    records = [b"first", b"secret one", b"", b"fourth", b"secret two"]
+    written(path, records)
+    with EventLog(path) as log:
+        log.checkpoint(1)
+        # What is not there, and what is empty, is passed over.
+        assert log.erase({0, 1, 2, 4, 99}) == 2
+        assert log.erase({1, 4}) == 0
+        assert list(log.replay()) == [(1, b""), (2, b""), (3, b"fourth"), (4, b"")]
+        assert log.append(b"sixth") == 5
+        assert b"secret" not in path.read_bytes()
+    with EventLog(path) as log:
+        assert payloads(log, 3) == [b"fourth", b"", b"sixth"]
+        with pytest.raises(OverflowError):
+            log.erase({-1})
+    with pytest.raises(ValueError, match="closed"):
+        log.erase({1})

@@ -11,7 +11,11 @@ from typing import Any, Self
 
 from sona.exceptions import CorruptStateError
 
-__all__ = ["Told", "opened", "pack", "sealed", "unpack"]
+__all__ = ["HEAD", "Told", "opened", "pack", "packed", "sealed", "unpack"]
+
+#: How joined parts begin, and its length.
+PARTS = b"SPRT\x01"
+HEAD = len(PARTS)
 
 
 def sealed(head: bytes, state: bytes) -> bytes:
@@ -32,13 +36,18 @@ def opened(what: str, head: bytes, data: bytes) -> bytes:
 
 def pack(parts: Iterable[bytes]) -> bytes:
     """Join parts, each with its length before it, and seal them."""
-    return sealed(b"SPRT\x01", b"".join(struct.pack("<Q", len(part)) + part for part in parts))
+    return sealed(PARTS, b"".join(struct.pack("<Q", len(part)) + part for part in parts))
+
+
+def packed(data: bytes) -> bool:
+    """Whether bytes begin as what :func:`pack` joined."""
+    return data[:HEAD] == PARTS
 
 
 def unpack(what: str, data: bytes, count: int) -> list[bytes]:
     """Split what :func:`pack` joined; anything else raises ``CorruptStateError``."""
     parts: list[bytes] = []
-    rest = memoryview(opened(what, b"SPRT\x01", data))
+    rest = memoryview(opened(what, PARTS, data))
     while len(rest) >= 8 and (n := struct.unpack("<Q", rest[:8])[0]) <= len(rest) - 8:
         parts.append(bytes(rest[8 : 8 + n]))
         rest = rest[8 + n :]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sona import _core
+from sona import _core, _sealed
 from sona._core import Decision
 from sona._forking import ENGINES
 from sona._trace import Trace
 from sona.background import BackgroundThread, LearningResult, ScopeLearning
 from sona.config import SonaConfig
-from sona.exceptions import ConfigError
+from sona.exceptions import ConfigError, StoreError
 from sona.report import Explanation, Promotion, Receipt, Report
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sona.embed import Embedder
     from sona.patterns import PatternMatch
     from sona.process import Context, Model, Processor, Response
+    from sona.process_journal import RouterJournal
     from sona.routing import TinyDancerRouter
 
 __all__ = ["Decision", "SonaEngine", "Trace"]
@@ -72,6 +75,8 @@ class SonaEngine(_core.Engine):
     embedder: Embedder | None
     _background: BackgroundThread
     _processor: Processor | None
+    _journal: RouterJournal | None
+    _store: str | None
 
     def __new__(
         cls,
@@ -86,18 +91,31 @@ class SonaEngine(_core.Engine):
         """Open or create the engine; see the class."""
         config = _checked(config, embedder)
         self = super().__new__(cls, _settings(config, embedder), None if store is None else os.fspath(store), embedder)
-        self = self._begin(config, embedder)
-        if models is not None:
-            from sona.process import Processor
+        return self._begin(config, embedder, store)._serve(models, judge, router)
 
-            try:
-                self._processor = Processor(models, judge, router, config.hidden_dim, store)
-            except BaseException:
-                self.close()
-                raise
+    def _serve(
+        self,
+        models: Mapping[str, Model] | None,
+        judge: Callable[[str, str, Context], float] | None,
+        router: TinyDancerRouter | None = None,
+    ) -> Self:
+        """Take on models; the router is the one that was saved with the engine, or that of its directory."""
+        if models is None:
+            return self
+        from sona.process import Processor
+
+        try:
+            if self._journal is None:
+                self._processor = Processor.open(models, judge, router, self.config.hidden_dim, self._store)
+            else:
+                self._processor = Processor(models, judge, self._journal)
+        except BaseException:
+            self.close()
+            raise
+        self._journal = self._processor.journal
         return self
 
-    def _begin(self, config: SonaConfig, embedder: Embedder | None) -> Self:
+    def _begin(self, config: SonaConfig, embedder: Embedder | None, store: str | os.PathLike[str] | None = None) -> Self:
         if embedder is not None:
             try:
                 self._set_encoder(str(embedder.fingerprint), list(zip(CANARIES, embedder.embed(CANARIES), strict=True)))
@@ -106,19 +124,52 @@ class SonaEngine(_core.Engine):
                 raise
         self.config = config
         self.embedder = embedder
-        self._processor = None
+        self._processor = self._journal = None
+        self._store = None if store is None else os.fspath(store)
         self._background = BackgroundThread(self, config.background_interval_ms / 1000.0)
         ENGINES.add(self)
         return self
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, embedder: Embedder | None = None) -> Self:
-        """Engine in memory from what ``to_bytes`` gave.
+    def from_bytes(
+        cls,
+        data: bytes,
+        *,
+        embedder: Embedder | None = None,
+        models: Mapping[str, Model] | None = None,
+        judge: Callable[[str, str, Context], float] | None = None,
+    ) -> Self:
+        """Engine in memory from what ``to_bytes`` gave; ``models`` and ``judge`` are those of the class.
 
-        Reading it back and going on equals never having stopped, bit for bit. Damaged or foreign bytes raise
-        ``CorruptStateError``.
+        Reading it back and going on equals never having stopped, bit for bit, also for the router of ``process``. Damaged or
+        foreign bytes raise ``CorruptStateError``.
         """
-        return super().__new__(cls, bytes(data), None, embedder)._resumed(embedder)
+        data, journal = bytes(data), None
+        if _sealed.packed(data):
+            from sona.process_journal import RouterJournal
+
+            data, saved = _sealed.unpack("engine", data, 2)
+            journal = RouterJournal.from_bytes(saved)
+        self = super().__new__(cls, data, None, embedder)._resumed(embedder)
+        self._journal = journal
+        return self._serve(models, judge)
+
+    def to_bytes(self) -> bytes:
+        """Everything, also what waits for feedback, and the router of ``process`` with what forgetting needs."""
+        state = super().to_bytes()
+        return state if self._journal is None else _sealed.pack([state, self._journal.to_bytes()])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_bytes`` to a file, atomically."""
+        if self._journal is None:
+            return super().save(os.fspath(path))
+        from sona.process_log import Files
+
+        where = Path(path)
+        try:
+            Files(where.parent).write(where.name, self.to_bytes())
+        except OSError as error:
+            raise StoreError(error.errno, error.strerror, str(where)) from None
 
     def _resumed(self, embedder: Embedder | None) -> Self:
         settings = self._settings()
@@ -131,8 +182,17 @@ class SonaEngine(_core.Engine):
         return self._begin(config, embedder)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, embedder: Embedder | None = None) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        embedder: Embedder | None = None,
+        models: Mapping[str, Model] | None = None,
+        judge: Callable[[str, str, Context], float] | None = None,
+    ) -> Self:
         """Load what ``save`` wrote (one file), or open a state directory with the settings it was made with.
+
+        ``models`` and ``judge`` are those of the class; the router that was saved, or that of the directory, chooses.
 
         Raises
         ------
@@ -149,9 +209,12 @@ class SonaEngine(_core.Engine):
                 )
             config = SonaConfig.from_dict(settings)
             self = super().__new__(cls, {**_settings(config, None), "fingerprint": fingerprint}, where, embedder)
-            return self._begin(config, embedder)
-        with open(where, "rb"):  # raises what `open` does
-            return super().__new__(cls, None, where, embedder)._resumed(embedder)
+            return self._begin(config, embedder, where)._serve(models, judge)
+        with open(where, "rb") as f:
+            if _sealed.packed(f.read(_sealed.HEAD)):
+                f.seek(0)
+                return cls.from_bytes(f.read(), embedder=embedder, models=models, judge=judge)
+        return super().__new__(cls, None, where, embedder)._resumed(embedder)._serve(models, judge)
 
     def trace(self, x: Any, *, scope: str = "default", source: str = "", user: str = "", now: float | None = None) -> Trace:
         """Record any other kind of request: steps with rewards and a final quality; trains the per-request adapter.
@@ -208,8 +271,8 @@ class SonaEngine(_core.Engine):
 
     @property
     def router(self) -> TinyDancerRouter | None:
-        """What chooses among the models; None without models."""
-        return None if self._processor is None else self._processor.router
+        """What chooses among the models; None without models, now or when the engine was saved."""
+        return None if self._journal is None else self._journal.router
 
     def background_learn(
         self, *, scope: str | None = None, deadline_s: float | None = None, now: float | None = None
@@ -270,8 +333,8 @@ class SonaEngine(_core.Engine):
     def close(self) -> None:
         """Stop the background thread, snapshot, flush and give up the files. Calling it again does nothing."""
         self._background.stop()
-        if self._processor is not None:
-            self._processor.journal.close()
+        if self._journal is not None:
+            self._journal.close()
         super().close()
 
     def explain(self, decision_id: str | Decision) -> Explanation:
@@ -296,12 +359,17 @@ class SonaEngine(_core.Engine):
         The learned state is rebuilt from the remaining events and snapshots that knew the user are deleted. Cost: one pass
         over the event log. ``receipt.alive`` names writers of other living processes that share the directory and must call
         ``forget`` themselves. The router of ``process`` is rebuilt too, from what it was when the engine was opened and the
-        remaining decisions; only what was spent stays spent.
+        remaining decisions; only what was spent stays spent. Routers of writers that ended are treated as well, also by an
+        engine without models.
         """
+        from sona.process_journal import forget_in
+
         receipt = Receipt(**self._forget(user=user))
-        if self._processor is not None:
-            self._processor.journal.forget(user)
-        return receipt
+        if self._journal is not None:
+            removed = self._journal.forget(user)
+        else:
+            removed = 0 if self._store is None else forget_in(self._store, user)
+        return replace(receipt, router_events=removed)
 
     def purge(self, *, source: str) -> Receipt:
         """Remove all feedback of one source and what was learned from it; decisions stay."""

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from sona.exceptions import ConfigError, LearningError
 
 if TYPE_CHECKING:
     from sona.engine import SonaEngine
+    from sona.process_journal import RouterJournal
     from sona.routing import TinyDancerRouter
 
 __all__ = ["Answer", "ChatModel", "Context", "Model", "Response"]
@@ -160,23 +161,32 @@ class Processor:
         self,
         models: Mapping[str, Model],
         judge: Callable[[str, str, Context], float] | None,
+        journal: RouterJournal,
+    ) -> None:
+        self.models, self.judge, self.journal = dict(models), judge, journal
+        for name, m in self.models.items():
+            if name not in self.router.models:
+                self.journal.add_model(name, m.price)
+
+    @classmethod
+    def open(
+        cls,
+        models: Mapping[str, Model],
+        judge: Callable[[str, str, Context], float] | None,
         router: TinyDancerRouter | None,
         dim: int,
         store: str | os.PathLike[str] | None,
-    ) -> None:
+    ) -> Self:
+        """With the router of a state directory, or in memory; ``router`` begins anew."""
         from sona.process_journal import RouterJournal
         from sona.routing import TinyDancerRouter
 
         if not models:
             raise ConfigError("models: expected at least one, got none")
-        self.models, self.judge = dict(models), judge
-        if router is not None and (missing := self.models.keys() - router.models.keys()):
+        if router is not None and (missing := models.keys() - router.models.keys()):
             raise ConfigError(f"router: expected one that knows {sorted(missing)}")
-        prices = {name: m.price for name, m in self.models.items()}
-        self.journal = RouterJournal.open(router, lambda: TinyDancerRouter(prices, dim=dim), store)
-        for name in prices:
-            if name not in self.router.models:
-                self.journal.add_model(name, prices[name])
+        prices = {name: m.price for name, m in models.items()}
+        return cls(models, judge, RouterJournal.open(router, lambda: TinyDancerRouter(prices, dim=dim), store))
 
     @property
     def router(self) -> TinyDancerRouter:

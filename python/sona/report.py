@@ -78,13 +78,14 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What ``forget`` or ``purge`` removed."""
+    """What ``forget`` or ``purge`` removed; ``router_events`` counts decisions and outcomes of ``process``."""
 
     events: int
     decisions: int
     cases_before: int
     cases_after: int
     alive: list[int]
+    router_events: int = 0
 
 
 def _mean(r: Mapping[str, Any]) -> str:

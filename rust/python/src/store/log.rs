@@ -9,6 +9,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyRange};
 use sona_core::Error;
 use sona_core::store::{EventLog, EventLogReader, Fsync, Replay};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 type Record<'py> = (u64, Bound<'py, PyBytes>);
@@ -180,6 +181,31 @@ impl PyEventLog {
     fn checkpoint(&self, py: Python<'_>, seq: &Bound<'_, PyAny>) -> PyResult<()> {
         let seq = unsigned("seq", seq)?;
         detached(py, || self.log.checkpoint(seq))
+    }
+
+    /// Empty these records for good; they stay as records without a payload, and numbers stay.
+    ///
+    /// The others are copied to a new file that replaces the log atomically and durably; appends wait meanwhile.
+    ///
+    /// Parameters
+    /// ----------
+    /// seqs : set of int
+    ///     Sequence numbers; those that are not in the log, or empty, are passed over.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     Number of records that were emptied.
+    ///
+    /// Raises
+    /// ------
+    /// StoreError
+    ///     If the copy fails; the log is then as it was.
+    /// ValueError
+    ///     If the log is closed.
+    #[pyo3(signature = (seqs), text_signature = "(self, seqs)")]
+    fn erase(&self, py: Python<'_>, seqs: HashSet<u64>) -> PyResult<u64> {
+        detached(py, || self.log.rewrite(|seq, _| Ok(!seqs.contains(&seq))))
     }
 
     /// Force everything that was appended to the disk, whatever the policy.
