@@ -233,4 +233,28 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_known_loss_must_fit_and_an_unknown_one_counts_until_it_is_stopped() {
+        // Known exactly: the default takes 100 ms, the other settings 130 and 90.
+        let belief = Belief {
+            mean: [100.0f64, 130.0, 90.0].map(f64::ln).to_vec(),
+            covariance: vec![0.0; 9],
+            prior: vec![1.0; 3],
+            noise: 0.0,
+        };
+        let within = |left: f64, tried: bool| affordable(&belief, 0, left, &[true, tried, tried]);
+        assert_eq!(within(0.0, true), [0, 2]);
+        assert_eq!(within(29.0, true), [0, 2]);
+        assert_eq!(within(31.0, true), [0, 1, 2]);
+        // Never tried with this plan: all of 200 ms until it is stopped.
+        assert_eq!(within(199.0, false), [0]);
+        assert_eq!(within(201.0, false), [0, 1, 2]);
+        // Two standard deviations of one run, 30 %, make 130 ms look like more than the 200 at which a run is stopped.
+        let noisy = Belief {
+            noise: 0.09,
+            ..belief.clone()
+        };
+        assert_eq!(affordable(&noisy, 0, 150.0, &[true; 3]), [0, 2]);
+    }
 }
