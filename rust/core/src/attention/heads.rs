@@ -1,8 +1,9 @@
 //! Many heads at once: which queries, keys and values belong together, and the work shared among threads.
 
+use super::kept;
 use super::parted::{Parted, Queries};
 use super::threads;
-use super::tile::{Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
+use super::tile::{self, Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
 use super::tile_split::{self, Parts, Strips};
 use super::tile_vjp::{Gradients, attend_vjp};
 use crate::kernels::Team;
@@ -128,6 +129,33 @@ impl<'a, T: Real> Heads<'a, T> {
     #[must_use]
     pub fn part(&self, chunk: usize, threads: usize) -> Parted<T> {
         Parted::new(self, chunk, &[], threads)
+    }
+
+    /// Whether there are so few queries and keys that [`Heads::attend_few`] is best.
+    #[must_use]
+    pub fn are_few(&self, chunk: usize) -> bool {
+        !packs(self.n) && self.threads(chunk, self.cost()) == 1
+    }
+
+    /// [`Heads::attend`] of few queries on this thread: their keys are read as they are.
+    pub fn attend_few<R: Rule<T>>(&self, rule: impl Fn(usize) -> R, blocks: Blocks, out: &mut [T]) {
+        let mut scratch: Box<Scratch<T>> = kept::take();
+        let all = std::array::from_fn::<usize, { tile::FEW }, _>(|i| i);
+        let len = self.n * self.dv;
+        for b in 0..self.len() {
+            let out = &mut out[b * len..(b + 1) * len];
+            attend(
+                &self.head(b),
+                None,
+                &rule(b),
+                blocks,
+                &all[..self.n],
+                out,
+                None,
+                &mut scratch,
+            );
+        }
+        kept::keep(scratch);
     }
 
     /// Threads for attention of `cost` multiply-adds in pieces of `chunk` queries.

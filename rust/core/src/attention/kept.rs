@@ -11,23 +11,23 @@ thread_local! {
 }
 
 /// The buffer that [`keep`] was given last on this thread, whatever is in it, or a new one.
-pub(super) fn take<B: Any + Default>() -> B {
+pub(super) fn take<B: Any + Default>() -> Box<B> {
     let kept = KEPT.try_with(|kept| {
         let mut kept = kept.try_borrow_mut().ok()?;
         let at = kept.iter().position(|x| x.is::<B>())?;
         kept.swap_remove(at).downcast::<B>().ok()
     });
-    kept.ok().flatten().map(|x| *x).unwrap_or_default()
+    kept.ok().flatten().unwrap_or_default()
 }
 
 /// Keeps `buffer` for the next [`take`].
-pub(super) fn keep<B: Any>(buffer: B) {
+pub(super) fn keep<B: Any>(buffer: Box<B>) {
     // A thread that ends keeps nothing.
     let _ = KEPT.try_with(|kept| {
         if let Ok(mut kept) = kept.try_borrow_mut() {
             kept.retain(|x| !x.is::<B>());
             if kept.len() < KINDS {
-                kept.push(Box::new(buffer));
+                kept.push(buffer);
             }
         }
     });

@@ -19,9 +19,7 @@ const KEPT: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Parted<T: Real> {
     team: Team,
-    /// Buffers that no thread uses at the moment.
-    buffers: Mutex<Vec<Buffers<T>>>,
-    store: Store<T>,
+    room: Box<Room<T>>,
     /// Queries per piece of work.
     chunk: usize,
     /// Jobs per stored array of queries, and per listed part of it.
@@ -30,6 +28,23 @@ pub struct Parted<T: Real> {
     keys: Stored,
     values: Stored,
     whole: bool,
+}
+
+/// Memory of a call.
+#[derive(Debug)]
+struct Room<T> {
+    store: Store<T>,
+    /// Buffers that no thread uses at the moment.
+    buffers: Mutex<Vec<Buffers<T>>>,
+}
+
+impl<T> Default for Room<T> {
+    fn default() -> Self {
+        Self {
+            store: Store::default(),
+            buffers: Mutex::default(),
+        }
+    }
 }
 
 /// The jobs of equal arrays, one after the other.
@@ -55,8 +70,7 @@ impl<T: Real> Parted<T> {
     pub(super) fn new(heads: &Heads<'_, T>, chunk: usize, listed: &[usize], threads: usize) -> Self {
         let mut out = Self {
             team: Team::new(threads),
-            buffers: Mutex::new(kept::take()),
-            store: kept::take(),
+            room: kept::take(),
             chunk,
             strips: 0,
             listed: 0,
@@ -116,8 +130,9 @@ impl<T: Real> Parted<T> {
                 }
             }
         }
-        out.store.fill(&jobs, |tasks| out.team.run(tasks, Task::run));
-        out.whole = out.store.tame();
+        let team = &out.team;
+        out.room.store.fill(&jobs, |tasks| team.run(tasks, Task::run));
+        out.whole = out.room.store.tame();
         out
     }
 
@@ -140,26 +155,26 @@ impl<T: Real> Parted<T> {
     /// Runs `work(piece, buffers)` for every piece.
     pub(super) fn share<P: Send>(&self, pieces: Vec<P>, work: impl Fn(P, &mut Buffers<T>) + Sync) {
         self.team.run(pieces, |piece| {
-            let mut buffers = self.buffers.lock().pop().unwrap_or_default();
+            let mut buffers = self.room.buffers.lock().pop().unwrap_or_default();
             work(piece, &mut buffers);
-            self.buffers.lock().push(buffers);
+            self.room.buffers.lock().push(buffers);
         });
     }
 
     /// Keys of stored array `i`; None where they cannot be split.
     pub(super) fn keys(&self, i: usize) -> Option<RightRef<'_, T>> {
-        self.store.right(self.keys.of(i))
+        self.room.store.right(self.keys.of(i))
     }
 
     /// Values of stored array `i`; None where they cannot be split.
     pub(super) fn values(&self, i: usize) -> Option<RightRef<'_, T>> {
-        self.store.right(self.values.of(i))
+        self.room.store.right(self.values.of(i))
     }
 
     /// The first strip of the piece of stored array `i` that begins with query `first`.
     pub(super) fn piece(&self, i: usize, first: usize) -> Queries<'_, T> {
         Queries {
-            store: &self.store,
+            store: &self.room.store,
             first: i * self.strips + first / self.chunk.max(1) * self.chunk.div_ceil(STRIP),
         }
     }
@@ -167,7 +182,7 @@ impl<T: Real> Parted<T> {
     /// The first strip of the listed queries of stored array `i`; `stored`: arrays of queries.
     pub(super) fn listed(&self, i: usize, stored: usize) -> Queries<'_, T> {
         Queries {
-            store: &self.store,
+            store: &self.room.store,
             first: stored * self.strips + i * self.listed,
         }
     }
@@ -189,11 +204,11 @@ impl<'a, T: Real> Queries<'a, T> {
 
 impl<T: Real> Drop for Parted<T> {
     fn drop(&mut self) {
-        let mut buffers = std::mem::take(&mut *self.buffers.lock());
-        buffers.iter_mut().for_each(Buffers::shrink);
-        kept::keep(buffers);
-        if self.store.bytes() <= KEPT {
-            kept::keep(std::mem::take(&mut self.store));
+        let mut room = std::mem::take(&mut self.room);
+        room.buffers.get_mut().iter_mut().for_each(Buffers::shrink);
+        if room.store.bytes() > KEPT {
+            room.store = Store::default();
         }
+        kept::keep(room);
     }
 }

@@ -65,7 +65,7 @@ const STRIP: usize = 48;
 /// Columns of one packed panel of keys; a multiple of every register length.
 pub(super) const PANEL: usize = 64;
 /// With fewer queries packing the keys costs more than it saves.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 
 /// Keys transposed in panels of 64 columns: the right operand of QKᵀ.
 #[derive(Clone, Debug, Default)]

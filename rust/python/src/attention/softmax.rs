@@ -186,16 +186,22 @@ fn plain<'py, T: Float>(
         q: blocks.0,
         k: blocks.1,
     };
-    let parted = data.part(&call.heads(), blocks);
+    let mut shape = q.shape().to_vec();
+    shape.pop();
+    shape.push(v.axis(0));
+    let heads = call.heads();
+    if !detach && heads.are_few(data.chunk(blocks)) {
+        let mut out = vec![T::ZERO; heads.len() * heads.n * heads.dv];
+        heads.attend_few(|b| data.dense(b, heads.n, heads.m), blocks, &mut out);
+        return Ok(Some(PyArray1::from_vec(py, out).reshape(shape)?.into_any()));
+    }
+    let parted = data.part(&heads, blocks);
     if detach {
         call.let_go(parted.whole());
     }
     let (out, ..) = run(py, detach, || {
         compute(&call, &parted, &data, blocks, false, false)
     });
-    let mut shape = q.shape().to_vec();
-    shape.pop();
-    shape.push(v.axis(0));
     Ok(Some(PyArray1::from_vec(py, out).reshape(shape)?.into_any()))
 }
 

@@ -281,11 +281,6 @@ fn rows_meet_rows() {
 
 /// A · B by way of a store, its jobs done in reverse order; None where an operand is not there. B is square and comes in two stretches.
 fn stored_product(engine: &Engine, a: &[f32], b: [&[f32]; 2], cut: Cut, depth: usize) -> Option<Vec<f32>> {
-    let width = if cut == Cut::Turned {
-        depth
-    } else {
-        b[0].len() / 64
-    };
     let job = |cut, x, width| Job {
         cut,
         x,
