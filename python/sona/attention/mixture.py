@@ -36,22 +36,25 @@ class _Route(NamedTuple):
     result: RouteOutput
     logits: Array
     probabilities: Array
+    """``(E, tokens)``"""
 
 
 def _route(x: Array, weight: Array, top_k: int, norm: str) -> _Route:
     logits = x @ weight.T
     index = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k].astype(np.int64)
-    top = logits.max(axis=-1, keepdims=True)
-    e = np.exp(logits - top)
-    total = e.sum(axis=-1, keepdims=True)
-    p = e / total
-    chosen = np.take_along_axis(p, index, axis=-1)
-    gate = chosen if norm == "full" else chosen / chosen.sum(axis=-1, keepdims=True)
+    # Experts lead: sums over a short last axis are slow.
     experts = weight.shape[0]
-    tokens = max(p[..., 0].size, 1)
+    by_expert = np.ascontiguousarray(logits.reshape(-1, experts).T)
+    top = by_expert.max(axis=0)
+    e = np.exp(by_expert - top)
+    total = e.sum(axis=0)
+    p = e / total
+    chosen = p[index.reshape(-1, top_k).T, np.arange(total.size)]
+    gate = (chosen if norm == "full" else chosen / chosen.sum(axis=0)).T.reshape(index.shape)
+    tokens = max(total.size, 1)
     load = np.bincount(index.ravel(), minlength=experts) / tokens
-    mean = p.reshape(-1, experts).sum(axis=0) / tokens
-    lse = top[..., 0] + np.log(total[..., 0])
+    mean = p.sum(axis=1) / tokens
+    lse = top + np.log(total)
     z = float((lse.astype(np.float64) ** 2).sum() / tokens)
     aux = float(experts * (load * mean.astype(np.float64)).sum())
     return _Route(RouteOutput(index, np.asarray(gate, dtype=x.dtype), aux, z), logits, np.asarray(p))
@@ -171,10 +174,12 @@ class MoEAttention(Module):
             bias=np.zeros(embed_dim),
         )
 
-    def _groups(self, index: Array) -> list[tuple[Array, Array]]:
-        """For each expert its tokens and at which place of their choice it stands."""
-        flat = index.reshape(-1, self.top_k)
-        return [np.nonzero(flat == e) for e in range(self.num_experts)]  # type: ignore[misc]
+    def _groups(self, index: Array) -> tuple[Array, list[slice]]:
+        """All choices, numbered by place and then token, sorted by expert; and the stretch of each expert."""
+        flat = np.ascontiguousarray(index.reshape(-1, self.top_k).T).reshape(-1)
+        ends = np.cumsum(np.bincount(flat, minlength=self.num_experts)).tolist()
+        starts = [0, *ends[:-1]]
+        return np.argsort(flat, kind="stable"), [slice(a, b) for a, b in zip(starts, ends, strict=True)]
 
     def __call__(self, x: Any, *, causal: bool | str = True) -> Array:
         """Attend within ``x (b, n, D)``; the routing is kept in ``last_route``."""
@@ -183,47 +188,45 @@ class MoEAttention(Module):
         b, n, width = x.shape
         route = _route(x, p["router.weight"], top_k, self.norm)
         self.last_route = route.result
-        groups = self._groups(route.result.index)
+        order, groups = self._groups(route.result.index)
         tokens = x.reshape(-1, width)
-        # Queries of every choice of every token, (b, n, top_k, hidden).
-        queries = np.empty((b * n, top_k, self.hidden_dim), dtype=self.dtype)
-        for (rows, place), w in zip(groups, p["input_linear.weight"], strict=True):
-            queries[rows, place] = linear(tokens[rows], w)
-        kv = linear(x, p["kv_proj.weight"])
-        k, v = (split_heads(np.ascontiguousarray(part), heads) for part in np.split(kv, 2, axis=-1))
+        rows = order % (b * n) if b * n else order
+
+        def by_expert(chosen: Array, name: str) -> Array:
+            """Products of the sorted choices with the weights of their experts, back in order."""
+            out = np.empty((len(order), len(p[name][0])), dtype=self.dtype)
+            out[order] = np.concatenate([linear(chosen[group], w) for group, w in zip(groups, p[name], strict=True)])
+            return out
+
         # Choices stand as a leading axis: they share keys and values.
-        q = np.stack([split_heads(queries[:, i].reshape(b, n, self.hidden_dim), heads) for i in range(top_k)])
+        queries = by_expert(tokens[rows], "input_linear.weight")
+        kv = linear(x, p["kv_proj.weight"])
+        k, v = (split_heads(part, heads) for part in np.split(kv, 2, axis=-1))
+        q = split_heads(queries.reshape(top_k, b, n, self.hidden_dim), heads)
         o = operands(q, k, v, scale=None)
         rule = with_mask(o, causal_code(causal))
-        attended = np.asarray(forward(o, rule))
-        context = np.stack([join_heads(part).reshape(b * n, self.hidden_dim) for part in attended], axis=1)
-        gate = route.result.gate.reshape(-1, top_k)
-        flat = np.zeros((b * n, width), dtype=self.dtype)
-        projected = np.empty((b * n, top_k, width), dtype=self.dtype)
-        for (rows, place), w in zip(groups, p["output_linear.weight"], strict=True):
-            projected[rows, place] = linear(context[rows, place], w)
-        flat += (gate[..., None] * projected).sum(axis=1)
-        out = (flat + p["bias"]).reshape(b, n, width)
+        context = join_heads(np.asarray(forward(o, rule))).reshape(queries.shape)[order]
+        gate = np.ascontiguousarray(route.result.gate.reshape(-1, top_k).T)
+        projected = by_expert(context, "output_linear.weight").reshape(top_k, b * n, width)
+        out = np.asarray((gate[..., None] * projected).sum(axis=0) + p["bias"]).reshape(b, n, width)
 
         def pull(dout: Array) -> Gradients:
             d = cotangent(dout, out.shape, out.dtype).reshape(-1, width)
-            dgate = (projected * d[:, None]).sum(axis=-1)
+            dgate = (projected * d).sum(axis=-1).T
             dcontext = np.empty_like(context)
+            weighted = gate.reshape(-1)[order, None] * d[rows]
             dw_out, dw_in = (np.zeros_like(p[f"{name}_linear.weight"]) for name in ("output", "input"))
-            for e, (rows, place) in enumerate(groups):
-                weighted = gate[rows, place, None] * d[rows]
-                dw_out[e] = weighted.T @ context[rows, place]
-                dcontext[rows, place] = weighted @ p["output_linear.weight"][e]
-            g = pullback(o, rule)(
-                np.stack([split_heads(dcontext[:, i].reshape(b, n, self.hidden_dim), heads) for i in range(top_k)])
-            )
-            dqueries = np.stack([join_heads(part).reshape(b * n, self.hidden_dim) for part in g["q"]], axis=1)
+            for e, group in enumerate(groups):
+                dw_out[e] = weighted[group].T @ context[group]
+                dcontext[order[group]] = weighted[group] @ p["output_linear.weight"][e]
+            g = pullback(o, rule)(split_heads(dcontext.reshape(top_k, b, n, self.hidden_dim), heads))
+            dqueries = join_heads(g["q"]).reshape(queries.shape)
             dx = np.zeros_like(tokens)
-            for e, (rows, place) in enumerate(groups):
-                dq = dqueries[rows, place]
-                dw_in[e] = dq.T @ tokens[rows]
+            for e, group in enumerate(groups):
+                dq = dqueries[order[group]]
+                dw_in[e] = dq.T @ tokens[rows[group]]
                 # A token has an expert once at most: plain addition is right.
-                dx[rows] += dq @ p["input_linear.weight"][e]
+                dx[rows[group]] += dq @ p["input_linear.weight"][e]
             dkv = np.concatenate([join_heads(g["k"]), join_heads(g["v"])], axis=-1)
             dx_kv, dw_kv, _ = linear_vjp(x, p["kv_proj.weight"], dkv)
             dlogits = self._pull_gate(route, dgate)
@@ -250,7 +253,7 @@ class MoEAttention(Module):
             np.put_along_axis(dlogits, index, gate * (dgate - inner), axis=1)
             return dlogits
         np.put_along_axis(dlogits, index, gate * dgate, axis=1)
-        return np.asarray(dlogits - route.probabilities.reshape(-1, self.num_experts) * inner, dtype=self.dtype)
+        return np.asarray(dlogits - route.probabilities.T * inner, dtype=self.dtype)
 
     def __repr__(self) -> str:
         """Sizes."""

@@ -18,15 +18,15 @@ __all__ = ["MultiHeadAttention", "join_heads", "split_heads"]
 
 
 def split_heads(x: Array, heads: int) -> Array:
-    """(b, n, heads·d) → (b, heads, n, d)."""
-    b, n, width = x.shape
-    return np.ascontiguousarray(x.reshape(b, n, heads, width // heads).transpose(0, 2, 1, 3))
+    """(…, n, heads·d) → (…, heads, n, d)."""
+    *lead, width = x.shape
+    return np.ascontiguousarray(x.reshape(*lead, heads, width // heads).swapaxes(-3, -2))
 
 
 def join_heads(x: Array) -> Array:
-    """(b, heads, n, d) → (b, n, heads·d)."""
-    b, h, n, d = x.shape
-    return np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(b, n, h * d)
+    """(…, heads, n, d) → (…, n, heads·d)."""
+    *lead, h, n, d = x.shape
+    return np.ascontiguousarray(x.swapaxes(-3, -2)).reshape(*lead, n, h * d)
 
 
 class MultiHeadAttention(Module):
