@@ -5,3 +5,4 @@ pub mod cases;
 pub mod index;
 pub mod kmeans;
 pub mod qlearning;
+mod sketch;

@@ -31,7 +31,8 @@ const DETACH_ABOVE: usize = 1 << 20;
 ///     Score, larger is better. ``"euclidean"`` scores are minus the squared distance. Under cosine a zero vector scores 0.
 /// dtype : {"float32", "int8"}, default "float32"
 ///     What the search reads. ``"int8"`` keeps one byte per coordinate *beside* the float32 rows: a quarter more memory,
-///     a quarter of the bytes to read; the best candidates are rescored in float32.
+///     a quarter of the bytes to read, and fewer under cosine, where 64 bytes of signs tell which rows to read; the best
+///     candidates are rescored in float32.
 /// kind : {"auto", "flat", "hnsw"}, default "auto"
 ///     ``"flat"`` reads every row and is exact (float32). ``"hnsw"`` walks a graph: about logarithmic, approximate. How wide
 ///     it searches is measured on vectors like the stored ones, so that recall stays above .95; where a search that finds

@@ -3,8 +3,8 @@
 use super::memory::CaseMemory;
 use super::search::{self, Fetched, Hit, Look, SLACK, Way, fetch, fine, key, over_fetch};
 use super::segment::{SEGMENT, quantise};
-use super::sketch::sketch;
 use crate::kernels::Sketch;
+use crate::patterns::sketch::sketch;
 use std::sync::Arc;
 
 /// The cases that a search fetched, and of which memory. It holds no case but the newest one of that time.

@@ -34,7 +34,6 @@ mod probe;
 mod running;
 mod search;
 mod segment;
-mod sketch;
 mod state;
 mod strays;
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::memory::CaseMemory;
 use super::segment::{SEGMENT, Segment, quantise};
-use super::sketch::sketch;
 use crate::kernels::{self, Score};
+use crate::patterns::sketch::{BITS, sketch, smallest};
 use std::sync::Arc;
 
 /// Segments by position; position = 64·segment + slot, ascending with the case ids.
@@ -136,7 +136,9 @@ fn by_codes(segments: &Segments, codes: &[i8], fetch: usize) -> Vec<u64> {
 fn by_sketches(memory: &CaseMemory, q: &[f32], codes: &[i8], fetch: usize) -> (Vec<u64>, Option<Look>) {
     let segments: Vec<&Segment> = memory.segments.iter().map(|s| &**s).collect();
     let distances = distances(&segments, q);
-    let last = smallest(512, |limit| kernels::count_within(&distances, limit) >= fetch);
+    let last = smallest(BITS as i16, |limit| {
+        kernels::count_within(&distances, limit) >= fetch
+    });
     let limit = last.saturating_add(SLACK);
     let near = positions_within(&distances, limit);
     if 2 * near.len() > memory.len {
@@ -198,20 +200,6 @@ fn positions_within(distances: &[i16], limit: i16) -> Vec<u32> {
         }
     }
     out
-}
-
-/// The smallest of 0..=most for which `holds`, which is monotone; `most` if none is smaller.
-fn smallest(most: i16, holds: impl Fn(i16) -> bool) -> i16 {
-    let (mut low, mut high) = (0, most);
-    while low < high {
-        let middle = (low + high) / 2;
-        if holds(middle) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    low
 }
 
 /// Streaming selection of the k largest: candidates above the running k-th best are kept, and cut to k when 2k are there.

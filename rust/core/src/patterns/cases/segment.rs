@@ -1,9 +1,9 @@
 //! Up to 64 cases in the order of their ids, shared between snapshots until one of them changes.
 
 use super::counts::Items;
-use super::sketch::{Sketches, sketch};
 use crate::item::ItemId;
 use crate::kernels::{self, Sketch};
+use crate::patterns::sketch::{Sketches, sketch};
 use std::mem::size_of;
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! Exact search: scan every row, keep the best, rescore them with the one score definition, break ties by id.
 
+use super::near;
 use super::params::Metric;
 use super::rows::{Codes, Rows};
 use crate::kernels::{self, TopK};
@@ -110,7 +111,12 @@ pub(super) fn search(rows: &Rows, query: &[f32], k: usize, codes: Option<&Codes>
     }
     let fetched = match codes {
         None => scan(rows, query, fetch),
-        Some(codes) => scan_codes(rows, codes, &ByteQuery::new(query), fetch),
+        Some(codes) => {
+            let bytes = ByteQuery::new(query);
+            let near = codes.sketches.as_ref();
+            near.and_then(|sketches| near::scan(codes, sketches, query, &bytes, fetch, k))
+                .unwrap_or_else(|| scan_codes(rows, codes, &bytes, fetch))
+        }
     };
     // A row that was not fetched can only belong among the best k if it ties with the last that was (equal rows have
     // equal codes): then ids decide, and all must be seen.

@@ -8,6 +8,7 @@ mod graph;
 #[cfg(test)]
 mod graph_tests;
 mod hnsw;
+mod near;
 mod params;
 mod rows;
 mod saved;

@@ -6,6 +6,7 @@ use super::flat::Hit;
 use super::params::{Metric, Params, Precision};
 use crate::error::{Error, Result, check_finite};
 use crate::kernels;
+use crate::patterns::sketch::{Sketches, sketch};
 use std::collections::HashMap;
 
 /// Positions are 32-bit.
@@ -18,6 +19,21 @@ pub(super) struct Codes {
     pub scale: Vec<f32>,
     /// ‖row‖², only for the euclidean metric (empty otherwise).
     pub squared_norm: Vec<f32>,
+    /// Where the angle is what counts and a row has many more bytes than a sketch.
+    pub sketches: Option<Sketches>,
+}
+
+/// Dimensions from which rows have sketches.
+const SKETCHES_FROM: usize = 128;
+
+impl Codes {
+    fn new(params: &Params) -> Self {
+        let sketched = params.metric == Metric::Cosine && params.dim >= SKETCHES_FROM;
+        Self {
+            sketches: sketched.then(Sketches::default),
+            ..Self::default()
+        }
+    }
 }
 
 /// Rows by position, and the position of each id.
@@ -94,7 +110,7 @@ impl Rows {
             ids: Vec::new(),
             position: HashMap::new(),
             data: Vec::new(),
-            codes: (params.precision == Precision::Int8).then(Codes::default),
+            codes: (params.precision == Precision::Int8).then(|| Codes::new(&params)),
             longest: 0.0,
         }
     }
@@ -186,6 +202,9 @@ impl Rows {
         if let Some(codes) = &mut self.codes {
             codes.bytes.reserve_exact(more * d);
             codes.scale.reserve_exact(more);
+            if let Some(sketches) = &mut codes.sketches {
+                sketches.reserve(more);
+            }
         }
         Ok(())
     }
@@ -226,6 +245,14 @@ impl Rows {
         if let Some(s) = codes.squared_norm.get_mut(position) {
             *s = squared_norm(row) as f32;
         }
+        if let Some(sketches) = &mut codes.sketches {
+            let sketch = sketch(row);
+            if position < sketches.len() {
+                sketches.set(position, &sketch);
+            } else {
+                sketches.push(&sketch);
+            }
+        }
     }
 
     /// Moves row `from` over row `to`; `from`'s own place is left for the caller to drop or fill.
@@ -240,6 +267,9 @@ impl Rows {
         if let Some(codes) = &mut self.codes {
             codes.bytes.copy_within(from * d..(from + 1) * d, to * d);
             codes.scale[to] = codes.scale[from];
+            if let Some(sketches) = &mut codes.sketches {
+                sketches.set(to, &sketches.get(from));
+            }
             if self.params.metric == Metric::Euclidean {
                 codes.squared_norm[to] = codes.squared_norm[from];
             }
@@ -257,6 +287,12 @@ impl Rows {
             codes.bytes.truncate(n * d);
             codes.scale.truncate(n);
             codes.squared_norm.truncate(n);
+            if let Some(sketches) = &mut codes.sketches {
+                sketches.truncate(n);
+                if shrink {
+                    sketches.shrink_to(2 * n);
+                }
+            }
             if shrink {
                 codes.bytes.shrink_to(2 * n * d);
                 codes.scale.shrink_to(2 * n);
@@ -273,7 +309,8 @@ impl Rows {
     /// Bytes held on the heap.
     pub fn nbytes(&self) -> usize {
         let codes = self.codes.as_ref().map_or(0, |c| {
-            c.bytes.capacity() + 4 * (c.scale.capacity() + c.squared_norm.capacity())
+            let sketches = c.sketches.as_ref().map_or(0, Sketches::nbytes);
+            c.bytes.capacity() + 4 * (c.scale.capacity() + c.squared_norm.capacity()) + sketches
         });
         // A hash table slot: key and value padded to 16 bytes, one control byte, load factor 7/8.
         8 * self.ids.capacity() + 4 * self.data.capacity() + codes + self.position.capacity() * 17 * 8 / 7

@@ -1,13 +1,14 @@
-//! 512 signs of a randomly rotated vector: what a first look at a case costs is one cache line.
+//! 512 signs of a randomly rotated vector: what a first look at a remembered vector costs is one cache line.
 
 use crate::kernels::{self, Sketch, SketchBlock};
 
-const BITS: usize = 512;
+/// Bits of a sketch.
+pub(super) const BITS: usize = 512;
 /// First state of the generator of signs: the golden ratio's fraction.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Signs of H·D₂·H·D₁·x (Ailon & Chazelle 2006), with H the Walsh–Hadamard transform and D random signs, the same for every
-/// memory. The share of differing signs of two rotated vectors estimates their angle over π (Charikar 2002). O(d log d).
+/// Signs of H·D₂·H·D₁·x (Ailon & Chazelle 2006), with H the Walsh–Hadamard transform and D random signs, the same
+/// everywhere. The share of differing signs of two rotated vectors estimates their angle over π (Charikar 2002). O(d log d).
 pub(super) fn sketch(x: &[f32]) -> Sketch {
     let width = x.len().next_power_of_two().max(BITS);
     let mut z = vec![0.0f32; width];
@@ -62,6 +63,40 @@ impl Sketches {
         self.len += 1;
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts a sketch in the place of another.
+    pub(super) fn set(&mut self, slot: usize, sketch: &Sketch) {
+        for (words, word) in self.blocks[slot / 8].iter_mut().zip(sketch) {
+            words[slot % 8] = *word;
+        }
+    }
+
+    /// The first `len` sketches stay.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.blocks.truncate(self.len.div_ceil(8));
+    }
+
+    /// Makes room for `more`, and no more than that.
+    pub(super) fn reserve(&mut self, more: usize) {
+        let blocks = (self.len + more).div_ceil(8);
+        self.blocks
+            .reserve_exact(blocks.saturating_sub(self.blocks.len()));
+    }
+
+    /// Gives room beyond `slots` back.
+    pub(super) fn shrink_to(&mut self, slots: usize) {
+        self.blocks.shrink_to(slots.div_ceil(8));
+    }
+
+    /// Bytes held on the heap.
+    pub(super) fn nbytes(&self) -> usize {
+        self.blocks.capacity() * size_of::<SketchBlock>()
+    }
+
     pub(super) fn get(&self, slot: usize) -> Sketch {
         self.blocks[slot / 8].map(|words| words[slot % 8])
     }
@@ -70,6 +105,20 @@ impl Sketches {
     pub(super) fn blocks(&self) -> &[SketchBlock] {
         &self.blocks
     }
+}
+
+/// The smallest of 0..=most for which `holds`, which is monotone; `most` if none is smaller.
+pub(super) fn smallest(most: i16, holds: impl Fn(i16) -> bool) -> i16 {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = (low + high) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    low
 }
 
 #[cfg(test)]
@@ -84,6 +133,11 @@ mod tests {
         (0..20).for_each(|i| sketches.push(&nth(i)));
         let copy = sketches.with_room(64);
         assert!((0..20).all(|i| sketches.get(i as usize) == nth(i) && copy.get(i as usize) == nth(i)));
+        sketches.set(3, &nth(77));
+        sketches.truncate(9);
+        sketches.push(&nth(78));
+        assert_eq!([3, 8, 9].map(|i| sketches.get(i)), [nth(77), nth(8), nth(78)]);
+        assert_eq!(sketches.blocks().len(), 2);
     }
 
     #[test]
