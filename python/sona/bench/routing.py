@@ -33,9 +33,9 @@ __all__ = ["Figure", "add_arguments", "bench_set", "run"]
 
 SETS = ("routerbench", "mint")
 OURS = "sona (history)"
+METHODS = {**BASELINES, OURS: history}
 ONLINE = ("hybrid", "linear", "knn", "logistic", "linucb", "thompson")
-#: Figures to reach: (set, part, method, measure) → (least or most, value). Those of ``mint`` were set with other models,
-#: prices and a split that are not known here.
+#: Figures to reach: (set, part, method, measure) → (least or most, value).
 TARGETS = {
     ("routerbench", "test", OURS, "AIQ"): (">=", 0.853),
     ("routerbench", "test", OURS, "AIQ over the zero router, lower end"): (">=", 0.02),
@@ -96,19 +96,35 @@ class _Sheet:
         self.figures.append(Figure(self.name, part, method, measure, float(v.mean()), spread, interval))
 
 
-def _held_out(sheet: _Sheet, splits: list[RoutingSet]) -> None:
+def _held_out(sheet: _Sheet, data: RoutingSet) -> None:
     """Every outcome of the training requests known; judged on the test requests."""
-    zero = [single_models(d, d.test) for d in splits]
-    sheet.add("test", "zero router", "AIQ", [z.aiq for z in zero])
-    sheet.add("test", "mix of cheapest and best", "AIQ", [two_models(d, d.test).aiq for d in splits])
-    for name, predict in {**BASELINES, OURS: history}.items():
-        curves = [curve(d, d.test, *predict(d, d.train, d.test)) for d in splits]
-        gains = [difference(c, z, draws=400 if len(splits) == 1 else 200) for c, z in zip(curves, zero, strict=True)]
-        mean = Interval(*(float(np.mean([getattr(g, f) for g in gains])) for f in ("mean", "low", "high")))
-        sheet.add("test", name, "AIQ", [c.aiq for c in curves])
-        sheet.add("test", name, "AIQ over the zero router", mean.mean, mean)
+    zero = single_models(data, data.test)
+    sheet.add("test", "zero router", "AIQ", zero.aiq)
+    sheet.add("test", "mix of cheapest and best", "AIQ", two_models(data, data.test).aiq)
+    curves = {name: curve(data, data.test, *predict(data, data.train, data.test)) for name, predict in METHODS.items()}
+    for name, found in curves.items():
+        gain = difference(found, zero)
+        sheet.add("test", name, "AIQ", found.aiq)
+        sheet.add("test", name, "AIQ over the zero router", gain.mean, gain)
         if name == OURS:
-            sheet.add("test", name, "AIQ over the zero router, lower end", mean.low)
+            sheet.add("test", name, "AIQ over the zero router, lower end", gain.low)
+    gain = difference(curves[OURS], curves["kNN-100"])
+    sheet.add("test", OURS, "AIQ over kNN-100", gain.mean, gain)
+
+
+def _other_splits(sheet: _Sheet, splits: list[RoutingSet]) -> None:
+    """The same figure on other random splits: how much of it is the split."""
+    part = f"{len(splits)} other splits"
+    zero = np.array([single_models(d, d.test).aiq for d in splits])
+    sheet.add(part, "zero router", "AIQ", zero)
+    found = {n: np.array([curve(d, d.test, *METHODS[n](d, d.train, d.test)).aiq for d in splits]) for n in ("kNN-100", OURS)}
+    for name, values in found.items():
+        sheet.add(part, name, "AIQ", values)
+        sheet.add(part, name, "AIQ over the zero router", values - zero)
+    sheet.add(part, OURS, "AIQ over kNN-100", found[OURS] - found["kNN-100"])
+    runs = [online(d, seed) for seed, d in enumerate(splits)]
+    sheet.add(part, "hybrid, one outcome per request", "AIQ", [r.aiq for r in runs])
+    sheet.add(part, "hybrid, one outcome per request", "regret", [r.regret for r in runs])
 
 
 def _folds(sheet: _Sheet, data: RoutingSet) -> dict[str, Curve]:
@@ -125,7 +141,7 @@ def _folds(sheet: _Sheet, data: RoutingSet) -> dict[str, Curve]:
     for name, shown in (("zero router", zero), ("mix of cheapest and best", two_models(data, rows))):
         sheet.add("5-fold", name, "AIQ", shown.aiq)
         sheet.add("5-fold", name, "cost at 95 % of the best model", shown.cost_at(0.95 * quality) / cost)
-    for name, predict in {**BASELINES, OURS: history}.items():
+    for name, predict in METHODS.items():
         predicted = out_of_fold(data, predict)
         found = curve(data, rows, *predicted)
         curves[name] = found
@@ -168,12 +184,12 @@ def _claims(data: RoutingSet, predicted: tuple[Any, Any], level: float, best: in
     return out
 
 
-def _bandit(sheet: _Sheet, splits: list[RoutingSet], bar: Progress) -> None:
+def _bandit(sheet: _Sheet, data: RoutingSet, seeds: int, bar: Progress) -> None:
     """Only the chosen model's outcome is known."""
     jobs: list[tuple[str, str, dict[str, Any]]] = [("bandit", p, {"predictor": p}) for p in ONLINE]
     jobs += [("bandit, 20 % flipped", "hybrid", {"flip": 0.2}), ("bandit, delay 50", "hybrid", {"delay": 50})]
     for part, method, options in jobs:
-        runs = [online(d, seed, **options) for seed, d in enumerate(splits)]
+        runs = [online(data, seed, **options) for seed in range(seeds)]
         sheet.add(part, method, "AIQ", [r.aiq for r in runs])
         sheet.add(part, method, "regret", [r.regret for r in runs])
         if part == "bandit" and method == "hybrid":
@@ -185,15 +201,15 @@ def _bandit(sheet: _Sheet, splits: list[RoutingSet], bar: Progress) -> None:
 def bench_set(name: str, *, seeds: int = 5, show: bool = False) -> tuple[list[Figure], dict[str, Curve], RoutingSet]:
     """All figures of one set, and its cost/quality curves."""
     data = load_routing_set(name)
-    # A set with a split of its own keeps it; another is split anew for every seed.
-    splits = [resplit(data, seed) for seed in range(seeds)]
     sheet = _Sheet(name)
     with Progress(name, 13, show=show) as bar:
-        _held_out(sheet, splits if not data.own_split else splits[:1])
+        _held_out(sheet, data)
+        if not data.own_split:
+            _other_splits(sheet, [resplit(data, seed) for seed in range(1, seeds + 1)])
         bar.advance()
         curves = _folds(sheet, data)
         bar.advance()
-        _bandit(sheet, splits, bar)
+        _bandit(sheet, data, seeds, bar)
         errors = np.array([e for s in range(seeds) for by in (False, True) for e in spend_error(data, s, by_task=by)])
         sheet.add("budget", "hybrid", "spend error, mean", float(np.abs(errors).mean()))
         sheet.add("budget", "hybrid", "overspent, worst", float(np.maximum(errors, 0.0).max()))
@@ -209,8 +225,8 @@ def bench_set(name: str, *, seeds: int = 5, show: bool = False) -> tuple[list[Fi
         ):
             sheet.add("off-policy", "doubly robust", measure, value)
         bar.advance()
-        good = [new_model(d, seed, good=True) for seed, d in enumerate(splits)]
-        bad = [new_model(d, seed, good=False) for seed, d in enumerate(splits)]
+        good = [new_model(data, seed, good=True) for seed in range(seeds)]
+        bad = [new_model(data, seed, good=False) for seed in range(seeds)]
         sheet.add("new model", "good", "requests until it answers half of ten", float(np.median([g[0] for g in good])))
         sheet.add("new model", "bad", "utility lost in 300 requests", [b[1] for b in bad])
         bar.advance()

@@ -40,8 +40,8 @@ ASSUMED_PRICES = {
     "Meta-Llama-3-8B-Instruct": (0.2, 0.2),
     "Starling-LM-7B-alpha": (0.2, 0.2),
 }
-#: Models of a set of runs, and held-out requests of a set without a split (at most this share).
-MODELS, TEST_SHARE = 12, 0.4266
+#: Models of a set of runs, and the chance of a request to be for training where a set comes without a split.
+MODELS, TRAIN_SHARE = 12, 0.6
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ def _split(labels: list[Any] | None, n: int, seed: int = 0) -> tuple[NDArray[np.
     if labels is not None and _has_split(labels):
         given = np.array(labels)
         return np.flatnonzero(given == "train"), np.flatnonzero(given == "test")
-    order = np.random.default_rng(seed).permutation(n)
-    held = round(TEST_SHARE * n)
-    return np.sort(order[held:]), np.sort(order[:held])
+    train = np.random.default_rng(seed).random(n) < TRAIN_SHARE
+    return np.flatnonzero(train), np.flatnonzero(~train)
 
 
 def _embeddings(folder: Path, names: list[str], rows: int) -> NDArray[np.float32]:
