@@ -136,6 +136,7 @@ impl<T: Real> Linear<'_, T> {
         let mut turned = vec![T::ZERO; d * BLOCK];
         let mut logits = vec![T::ZERO; f * BLOCK];
         let mut bias = [T::ZERO; BLOCK];
+        let (ones, mut sums) = ([T::ONE; BLOCK], vec![T::ZERO; d]);
         let highest = match self.features {
             Features::Favor { eps, omega } if eps > T::ZERO => self.highest(head.k, omega),
             _ => T::ZERO,
@@ -172,8 +173,9 @@ impl<T: Real> Linear<'_, T> {
                 }
                 _ => {
                     self.activate(turned);
-                    for (line, total) in turned.chunks_exact(w).zip(&mut state.total) {
-                        *total += line.iter().copied().sum::<T>();
+                    project(turned, &ones[..w], &mut sums);
+                    for (total, sum) in state.total.iter_mut().zip(&sums) {
+                        *total += *sum;
                     }
                     matmul(d, w, dv, Mat::new(turned, w), values, &mut state.values, dv, true);
                 }
