@@ -91,6 +91,7 @@ def test_new_items_get_the_largest_priority_so_far():
     p = buffer.probabilities()
     assert p[3] == p[0] > p[1]
     buffer.update_priorities(np.array([0, 3]), np.array([0.0, -5.0]))
+    assert buffer.metrics()["updated"] == 3
     p = buffer.probabilities()
     assert p[3] == p[1]
     assert p[0] < p[1]

@@ -101,6 +101,19 @@ def test_merging_keeps_the_mean_and_redirects():
     assert pool.select(x[0] * 0 + np.eye(8)[0])[0] == a
 
 
+def test_similarity_is_the_cosine_of_the_weight_changes():
+    pool, _, _, first, second = overlapping()
+    rng = np.random.default_rng(5)
+    A, B = (np.asarray(f, float) for f in (first.A, first.B))
+    second.set_factors(3.0 * A, 3.0 * B + 3.0 * rng.normal(size=B.shape))
+    x = np.eye(8, dtype=np.float32)
+    one, other = (adapter.delta(x).astype(float).ravel() for adapter in (first, second))
+    cosine = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
+    assert 0.4 < cosine < 0.75  # below the centroids' cosine of about .8, so that it decides
+    (merged,) = pool.merge(similarity=0.3, together=0.1)
+    assert merged[2] == pytest.approx(cosine, abs=1e-5)
+
+
 def test_merging_by_itself_is_opt_in():
     for threshold, merged in ((None, 0), (0.8, 1)):
         pool, a, b, *_ = overlapping(merge_similarity=threshold)
