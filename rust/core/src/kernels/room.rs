@@ -1,30 +1,21 @@
-//! Large memory that nobody has written yet, filled by several threads at once: each pays for the pages that it touches.
+//! Large memory that nobody has written yet, filled by several threads at once: each pays for the pages that it touches. Of the
+//! usual size: large ones are faster only where the system has them at hand, and a virtual machine that gave them back has not.
 
 use super::aligned::Aligned;
-use super::pages::prefer_large_pages;
 use super::team::Team;
 use std::mem::MaybeUninit;
 use std::slice::ChunksExactMut;
 
-/// Bytes from which large pages are asked for.
-const LARGE: usize = 1 << 22;
 /// Numbers of a part at least: for fewer, no thread is asked.
 const PART: usize = 1 << 16;
 /// Parts for each thread.
 const SHARES: usize = 4;
-
-fn large_pages(room: &mut [MaybeUninit<f32>]) {
-    if size_of_val(room) >= LARGE {
-        prefer_large_pages(room);
-    }
-}
 
 /// A copy of `x`, made by all threads of the team.
 #[must_use]
 pub fn copied(x: &[f32], team: &Team) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len());
     let room = &mut out.spare_capacity_mut()[..x.len()];
-    large_pages(room);
     let part = x.len().div_ceil(SHARES * team.size()).max(PART);
     let parts = room.chunks_mut(part).zip(x.chunks(part)).collect();
     team.run(parts, |(to, from): (&mut [MaybeUninit<f32>], &[f32])| {
@@ -74,7 +65,6 @@ pub fn filled<E: Send>(
         "filled: a belonging per part"
     );
     let write = |room: &mut [MaybeUninit<f32>]| {
-        large_pages(room);
         let parts = room.chunks_mut(part * piece).zip(belongings).collect();
         team.run(parts, |(room, belonging): (&mut [MaybeUninit<f32>], E)| {
             fill(belonging, Pieces(room.chunks_exact_mut(piece)));
@@ -90,7 +80,7 @@ mod tests {
 
     #[test]
     fn copies_are_equal() {
-        for n in [0, 1, 1000, 3 * PART + 7, LARGE / 4 + 5] {
+        for n in [0, 1, 1000, 3 * PART + 7, 20 * PART + 5] {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
             for size in [1, 2, 3] {
                 assert_eq!(copied(&x, &Team::new(size)), x);
