@@ -85,10 +85,11 @@ impl<T: Score> TopK<T> {
     /// Room for `k` entries.
     #[must_use]
     pub fn new(k: usize) -> Self {
+        let room = k.saturating_add(k.max(32));
         Self {
-            candidates: Vec::new(),
+            candidates: Vec::with_capacity(room.min(512)),
             k,
-            room: k.saturating_add(k.max(32)),
+            room,
             bar: T::LOWEST,
             open: true,
         }

@@ -56,7 +56,11 @@ impl<'py> Ids<'py> {
                 "ids: expected a sequence of ids, got a single one",
             ));
         }
-        let objects = x.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        // A hint only: an iterator has no length, and a length may be a lie.
+        let mut objects = Vec::with_capacity(x.len().unwrap_or(0).min(1024));
+        for id in x.try_iter()? {
+            objects.push(id?);
+        }
         Self::of(objects)
     }
 
@@ -86,17 +90,15 @@ impl<'py> Ids<'py> {
 
     /// Borrowed forms, in order.
     pub(super) fn refs(&self) -> PyResult<Vec<IdRef<'_>>> {
-        self.objects
-            .iter()
-            .zip(&self.kinds)
-            .map(|(o, k)| {
-                Ok(match k {
-                    Kind::Int(v) => IdRef::Int(*v),
-                    Kind::Str => IdRef::Str(o.cast::<PyString>()?.to_str()?),
-                    Kind::Other(id) => IdRef::Other(id),
-                })
-            })
-            .collect()
+        let mut out = Vec::with_capacity(self.objects.len());
+        for (o, k) in self.objects.iter().zip(&self.kinds) {
+            out.push(match k {
+                Kind::Int(v) => IdRef::Int(*v),
+                Kind::Str => IdRef::Str(o.cast::<PyString>()?.to_str()?),
+                Kind::Other(id) => IdRef::Other(id),
+            });
+        }
+        Ok(out)
     }
 }
 

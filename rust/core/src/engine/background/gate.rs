@@ -52,20 +52,25 @@ impl CycleInput {
             pool.push((id, item.vector.iter().map(|v| v * item.inv_norm).collect()));
         }
         let mut gain = Running::default();
+        // Made once: a request that allocates meanwhile would wait for the allocator at every list that grows here.
+        let mut delta = vec![0.0; config.dim];
+        let (mut moved, mut others, mut scores) =
+            (Vec::new(), Vec::new(), Vec::with_capacity(pool.len() + 1));
         for pair in gate {
             let probe = self.learned.cases.probe(pair.query)?.without_case(pair.case);
             let w = self.learned.cases.params().recall_weight;
             let recall = |id: &ItemId| w * self.learned.cases.recall_of(&probe, id);
             let remembered = recall(pair.item);
-            let others: Vec<f32> = pool.iter().map(|(id, _)| recall(id)).collect();
-            let score = |base: Option<&BaseLora>| -> Result<f64> {
-                let mut moved = pair.start.clone();
+            others.clear();
+            others.extend(pool.iter().map(|(id, _)| recall(id)));
+            let mut score = |base: Option<&BaseLora>| -> Result<f64> {
+                moved.clone_from(&pair.start);
                 if let Some(base) = base {
-                    let mut delta = vec![0.0; config.dim];
                     base.factors(0)?.delta_into(pair.query, &mut delta)?;
                     kernels::axpy(1.0, &delta, &mut moved);
                 }
-                let mut scores = vec![kernels::dot(&moved, &pair.vector) + remembered];
+                scores.clear();
+                scores.push(kernels::dot(&moved, &pair.vector) + remembered);
                 scores.extend(
                     pool.iter()
                         .zip(&others)

@@ -174,20 +174,18 @@ pub(super) fn untrained(config: &EngineConfig) -> Result<BaseLora> {
 fn held_out_dcg(base: &BaseLora, pairs: &[Pair<'_>]) -> Result<f64> {
     let mut mean = Running::default();
     let mut out = vec![0.0; pairs.first().map_or(0, |p| p.query.len())];
+    let mut scores = Vec::with_capacity(pairs.len());
     for (i, pair) in pairs.iter().enumerate() {
         base.factors(0)?.delta_into(pair.query, &mut out)?;
         kernels::axpy(1.0, &pair.start, &mut out);
-        let scores: Vec<f32> = pairs
-            .iter()
-            .enumerate()
-            .map(|(j, p)| {
-                if j != i && p.item == pair.item {
-                    f32::NEG_INFINITY
-                } else {
-                    kernels::dot(&out, &p.vector)
-                }
-            })
-            .collect();
+        scores.clear();
+        scores.extend(pairs.iter().enumerate().map(|(j, p)| {
+            if j != i && p.item == pair.item {
+                f32::NEG_INFINITY
+            } else {
+                kernels::dot(&out, &p.vector)
+            }
+        }));
         mean.push(dcg(&scores, &[i]));
     }
     Ok(mean.mean)

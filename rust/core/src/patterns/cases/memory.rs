@@ -217,6 +217,7 @@ impl CaseMemory {
         out.scores.clear();
         out.scores.extend_from_slice(&out.base);
         out.recall.clear();
+        out.recall.reserve(candidates.len());
         if probe.is_empty() {
             out.recall.resize(candidates.len(), 0.0);
             return;
