@@ -4,7 +4,7 @@ use super::kept;
 use super::parted::{Parted, Queries};
 use super::threads;
 use super::tile::{self, Blocks, Head, Packed, Rule, Scratch, attend, packs, weights};
-use super::tile_split::{self, Parts, Strips};
+use super::tile_split::{self, Parts, Strips, Work};
 use super::tile_vjp::{Gradients, attend_vjp};
 use crate::kernels::Team;
 use crate::kernels::real::{Real, add_scaled};
@@ -46,10 +46,24 @@ pub(super) struct Prepared<'a, T: Real> {
     pub panels: &'a [Option<Packed<T>>],
 }
 
+/// Queries of one head that are attended together.
+#[derive(Debug)]
+pub(super) struct Asked<'a, T> {
+    /// Number of the head.
+    pub head: usize,
+    /// The queries in parts.
+    pub strips: Queries<'a, T>,
+    /// Their row numbers.
+    pub queries: &'a [usize],
+    /// One row per query.
+    pub out: &'a mut [T],
+    /// Logarithms of the sums.
+    pub lse: Option<&'a mut [T]>,
+}
+
 /// Buffers of one thread.
 #[derive(Debug)]
 pub(super) struct Buffers<T> {
-    queries: Vec<usize>,
     scratch: Scratch<T>,
     strips: Strips<T>,
 }
@@ -57,7 +71,6 @@ pub(super) struct Buffers<T> {
 impl<T: Default> Default for Buffers<T> {
     fn default() -> Self {
         Self {
-            queries: Vec::new(),
             scratch: Scratch::default(),
             strips: Strips::default(),
         }
@@ -197,6 +210,7 @@ impl<'a, T: Real> Heads<'a, T> {
             parted,
             panels: &panels,
         };
+        let all: Vec<usize> = (0..self.n).collect();
         let outs = pieces(out, self.len(), self.n, self.dv, chunk);
         let lses: Vec<Option<&mut [T]>> = match lse {
             Some(lse) => pieces(lse, self.len(), self.n, 1, chunk)
@@ -205,17 +219,85 @@ impl<'a, T: Real> Heads<'a, T> {
                 .collect(),
             None => outs.iter().map(|_| None).collect(),
         };
-        parted.share(
-            outs.into_iter().zip(lses).collect(),
-            |((b, first, out), lse), buffers| {
-                let mut queries = std::mem::take(&mut buffers.queries);
-                queries.clear();
-                queries.extend(first..(first + chunk).min(self.n));
-                let strips = parted.piece(self.q_of[b], first);
-                self.piece(b, ready, strips, &rule(b), blocks, &queries, out, lse, buffers);
-                buffers.queries = queries;
-            },
-        );
+        let pieces = outs.into_iter().zip(lses).map(|((head, first, out), lse)| {
+            Some(Asked {
+                head,
+                strips: parted.piece(self.q_of[head], first),
+                queries: &all[first..(first + chunk).min(self.n)],
+                out,
+                lse,
+            })
+        });
+        self.attend_pieces(ready, &rule, blocks, pieces.collect());
+    }
+
+    /// Attention of some pieces.
+    pub(super) fn attend_pieces<R: Rule<T>>(
+        &self,
+        ready: Prepared<'_, T>,
+        rule: impl Fn(usize) -> R + Sync,
+        blocks: Blocks,
+        mut pieces: Vec<Option<Asked<'_, T>>>,
+    ) {
+        ready.parted.share(&mut pieces, |pieces, buffers| {
+            let Buffers { scratch, strips } = buffers;
+            let engine = Engine::start::<T>();
+            let mut split = Vec::with_capacity(pieces.len());
+            for asked in pieces.iter_mut().filter_map(Option::take) {
+                let Asked {
+                    head,
+                    strips,
+                    queries,
+                    out,
+                    lse,
+                } = asked;
+                let rule = rule(head);
+                let keys = ready.parted.keys(self.k_of[head]);
+                let values = ready.parted.values(self.v_of[head]);
+                if let (Some(keys), Some(values), true) = (keys, values, engine.is_some()) {
+                    let parts = Parts {
+                        queries: strips,
+                        keys,
+                        values,
+                    };
+                    split.push(Work {
+                        head,
+                        parts,
+                        rule,
+                        queries,
+                        out,
+                        lse,
+                    });
+                } else {
+                    let keys = ready.panels[self.k_of[head]].as_ref();
+                    attend(&self.head(head), keys, &rule, blocks, queries, out, lse, scratch);
+                }
+            }
+            if let Some(engine) = engine {
+                tile_split::attend(
+                    &engine,
+                    split.into_iter(),
+                    self.dv,
+                    blocks,
+                    strips,
+                    |work, queries| {
+                        let out = &mut work.out[queries.start * self.dv..queries.end * self.dv];
+                        let lse = work.lse.as_deref_mut().map(|lse| &mut lse[queries.clone()]);
+                        let of = &work.queries[queries];
+                        attend(
+                            &self.head(work.head),
+                            None,
+                            &work.rule,
+                            blocks,
+                            of,
+                            out,
+                            lse,
+                            scratch,
+                        );
+                    },
+                );
+            }
+        });
     }
 
     pub(super) fn panels(&self, parted: &Parted<T>) -> Vec<Option<Packed<T>>> {
@@ -223,56 +305,6 @@ impl<'a, T: Real> Heads<'a, T> {
             Vec::new()
         } else {
             self.packed(parted.team())
-        }
-    }
-
-    /// Attention of some queries of head `b`, which `strips` has in parts.
-    #[allow(clippy::too_many_arguments, reason = "operands, rule, results, buffers")]
-    pub(super) fn piece<R: Rule<T>>(
-        &self,
-        b: usize,
-        ready: Prepared<'_, T>,
-        strips: Queries<'_, T>,
-        rule: &R,
-        blocks: Blocks,
-        queries: &[usize],
-        out: &mut [T],
-        lse: Option<&mut [T]>,
-        buffers: &mut Buffers<T>,
-    ) {
-        let (k, v) = (self.k_of[b], self.v_of[b]);
-        let (keys, values) = (ready.parted.keys(k), ready.parted.values(v));
-        if let (Some(keys), Some(values), Some(engine)) = (keys, values, Engine::start::<T>()) {
-            let parts = Parts {
-                engine: &engine,
-                queries: strips,
-                keys,
-                values,
-                dv: self.dv,
-            };
-            tile_split::attend(
-                parts,
-                || self.head(b),
-                rule,
-                blocks,
-                queries,
-                out,
-                lse,
-                &mut buffers.strips,
-                &mut buffers.scratch,
-            );
-        } else {
-            let keys = ready.panels[k].as_ref();
-            attend(
-                &self.head(b),
-                keys,
-                rule,
-                blocks,
-                queries,
-                out,
-                lse,
-                &mut buffers.scratch,
-            );
         }
     }
 

@@ -1,6 +1,6 @@
 //! Attention with a window and global tokens: local queries in narrow tiles, then the global ones in tiles of their own.
 
-use super::heads::{Heads, Prepared};
+use super::heads::{Asked, Heads, Prepared};
 use super::parted::Parted;
 use super::rules::LocalGlobal;
 use super::tile::Blocks;
@@ -55,41 +55,32 @@ pub fn local_global_parted<T: Real>(
         panels: &panels,
     };
     let stored = heads.q_of.iter().max().map_or(0, |top| top + 1);
-    let lses: Vec<Option<&mut [T]>> = match lse {
-        Some(lse) => lse.chunks_exact_mut(n).map(Some).collect(),
-        None => (0..heads.len()).map(|_| None).collect(),
-    };
+    let mut rows = vec![T::ZERO; heads.len() * global.len() * dv];
+    let mut sums = vec![T::ZERO; heads.len() * global.len()];
+    let mut rest = &mut rows[..];
+    let pieces = sums
+        .chunks_exact_mut(global.len())
+        .enumerate()
+        .map(|(head, lse)| {
+            let (out, after) = std::mem::take(&mut rest).split_at_mut(global.len() * dv);
+            rest = after;
+            Some(Asked {
+                head,
+                strips: parted.listed(heads.q_of[head], stored),
+                queries: global,
+                out,
+                lse: Some(lse),
+            })
+        });
+    heads.attend_pieces(ready, |_| rule.clone(), blocks, pieces.collect());
     // Without values there is nothing to write, but the log-sum-exp still counts.
-    let mut outs: Vec<&mut [T]> = if dv == 0 {
-        (0..heads.len()).map(|_| &mut [][..]).collect()
-    } else {
-        out.chunks_exact_mut(n * dv).collect()
-    };
-    let pieces = outs.drain(..).zip(lses).enumerate().collect();
-    parted.share(
-        pieces,
-        |(b, (out, lse)): (usize, (&mut [T], Option<&mut [T]>)), buffers| {
-            let mut rows = vec![T::ZERO; global.len() * dv];
-            let mut sums = vec![T::ZERO; global.len()];
-            heads.piece(
-                b,
-                ready,
-                parted.listed(heads.q_of[b], stored),
-                rule,
-                blocks,
-                global,
-                &mut rows,
-                Some(&mut sums),
-                buffers,
-            );
-            for (row, &i) in rows.chunks_exact(dv.max(1)).zip(global) {
-                out[i * dv..(i + 1) * dv].copy_from_slice(row);
+    for b in 0..heads.len() {
+        for (r, &i) in global.iter().enumerate() {
+            let (from, to) = ((b * global.len() + r), (b * n + i));
+            out[to * dv..(to + 1) * dv].copy_from_slice(&rows[from * dv..(from + 1) * dv]);
+            if let Some(lse) = lse.as_deref_mut() {
+                lse[to] = sums[from];
             }
-            if let Some(lse) = lse {
-                for (x, &i) in sums.iter().zip(global) {
-                    lse[i] = *x;
-                }
-            }
-        },
-    );
+        }
+    }
 }

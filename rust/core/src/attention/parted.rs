@@ -12,6 +12,8 @@ use std::ops::Range;
 
 /// Keys or values that one thread cuts up at a time; whole groups.
 const STRETCH: usize = 256;
+/// Shares of the work for each thread: uneven ones even out.
+const SHARES: usize = 4;
 /// Memory that stays with the thread, in bytes.
 const KEPT: usize = 8 << 20;
 
@@ -152,11 +154,17 @@ impl<T: Real> Parted<T> {
         &self.team
     }
 
-    /// Runs `work(piece, buffers)` for every piece.
-    pub(super) fn share<P: Send>(&self, pieces: Vec<P>, work: impl Fn(P, &mut Buffers<T>) + Sync) {
-        self.team.run(pieces, |piece| {
+    /// Runs `work(pieces, buffers)` for all pieces, some neighbours at a time.
+    pub(super) fn share<P: Send>(&self, pieces: &mut [P], work: impl Fn(&mut [P], &mut Buffers<T>) + Sync) {
+        let size = self.team.size();
+        let some = if size > 1 {
+            pieces.len().div_ceil(SHARES * size)
+        } else {
+            pieces.len()
+        };
+        self.team.run(pieces.chunks_mut(some.max(1)).collect(), |pieces| {
             let mut buffers = self.room.buffers.lock().pop().unwrap_or_default();
-            work(piece, &mut buffers);
+            work(pieces, &mut buffers);
             self.room.buffers.lock().push(buffers);
         });
     }

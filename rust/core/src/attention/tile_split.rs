@@ -1,12 +1,14 @@
 //! [`super::tile`] for processors that multiply split numbers: products from tiles of bfloat16 parts, the rest as there.
 //!
-//! All queries of a piece take turns with a block of keys, so that keys and values come once per piece from the far caches.
+//! All queries of a piece take turns with a block of keys, so that keys and values come once per piece from the far caches, and
+//! pieces follow one another without a gap.
 
 use super::parted::Queries;
-use super::tile::{self, Blocks, Head, Rule, Scratch, Span};
+use super::tile::{Blocks, Rule, Span};
 use crate::kernels::Aligned;
 use crate::kernels::real::{Real, scale_by};
 use crate::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, RightRef, SIDE};
+use std::ops::Range;
 
 /// Queries whose logits are made and used while they sit in the nearest caches.
 pub(super) const STRIP: usize = 4 * SIDE;
@@ -22,15 +24,29 @@ pub(super) fn pays(n: usize, d: usize, dv: usize) -> bool {
     n >= FEW && d >= NARROW && dv >= NARROW
 }
 
+/// Pieces that may be in work at the same time: the softmax of a strip is behind its logits, and its values are behind that.
+const BEHIND: usize = 3;
+
 /// Some queries, keys and values of one head in parts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parts<'a, T> {
-    pub engine: &'a Engine,
     pub queries: Queries<'a, T>,
     pub keys: RightRef<'a, T>,
     pub values: RightRef<'a, T>,
-    /// Length of values.
-    pub dv: usize,
+}
+
+/// Queries of one head to be attended, and where the results go.
+#[derive(Debug)]
+pub(super) struct Work<'a, T, R> {
+    /// Number of the head.
+    pub head: usize,
+    pub parts: Parts<'a, T>,
+    pub rule: R,
+    /// Row numbers of the head.
+    pub queries: &'a [usize],
+    /// One row per query.
+    pub out: &'a mut [T],
+    pub lse: Option<&'a mut [T]>,
 }
 
 /// Some queries of a piece and what is known of them so far.
@@ -60,6 +76,8 @@ struct Stretch {
 /// A strip and the keys it meets: some stretches, side by side in one table of logits.
 #[derive(Debug, Default)]
 struct Meeting {
+    /// Place of the piece among those in work, and the strip in it.
+    place: usize,
     strip: usize,
     /// Queries.
     n: usize,
@@ -89,9 +107,10 @@ impl Meeting {
 /// Buffers of one thread.
 #[derive(Debug)]
 pub(super) struct Strips<T> {
-    strips: Vec<Strip<T>>,
+    /// Of each piece in work.
+    strips: [Vec<Strip<T>>; BEHIND],
     /// Sums of weighted values of each strip, rows and columns in whole blocks.
-    sums: Vec<Aligned<T>>,
+    sums: [Vec<Aligned<T>>; BEHIND],
     /// Of the meeting at hand, and of the one before.
     logits: [Aligned<T>; 2],
     /// Of the one before, and of the one before that.
@@ -101,92 +120,190 @@ pub(super) struct Strips<T> {
 impl<T> Default for Strips<T> {
     fn default() -> Self {
         Self {
-            strips: Vec::new(),
-            sums: Vec::new(),
+            strips: Default::default(),
+            sums: Default::default(),
             logits: Default::default(),
             weights: Default::default(),
         }
     }
 }
 
-/// [`super::tile::attend`] with operands in parts. Queries that cannot be split go there, with the numbers themselves.
-#[allow(clippy::too_many_arguments, reason = "operands, rule, results, buffers")]
-pub(super) fn attend<'h, T: Real + 'h, R: Rule<T> + ?Sized>(
-    parts: Parts<'_, T>,
-    head: impl Fn() -> Head<'h, T>,
-    rule: &R,
+/// [`super::tile::attend`] of several pieces with operands in parts. Each begins while the one before is still in work, so that
+/// the processor always has products to make beside a softmax; the results do not depend on what is beside them. Queries that
+/// cannot be split go to `whole`, with the piece that they are of and their place in it.
+pub(super) fn attend<'a, T: Real, R: Rule<T>>(
+    engine: &Engine,
+    pieces: impl Iterator<Item = Work<'a, T, R>>,
+    dv: usize,
     blocks: Blocks,
-    queries: &[usize],
-    out: &mut [T],
-    mut lse: Option<&mut [T]>,
     s: &mut Strips<T>,
-    scratch: &mut Scratch<T>,
+    mut whole: impl FnMut(&mut Work<'a, T, R>, Range<usize>),
 ) {
-    let dv = parts.dv;
-    let block = blocks.k.next_multiple_of(DEPTH);
-    let wide = dv.next_multiple_of(SIDE);
-    s.begin(parts.queries, rule, queries, wide);
-    let count = queries.len().div_ceil(STRIP);
-    let last = |strip: &Strip<T>| strip.spans.last().map_or(0, |x| x.end);
-    let m = s.strips[..count].iter().map(last).max().unwrap_or(0);
-    let room = STRIP.min(queries.len().next_multiple_of(SIDE)) * m.next_multiple_of(DEPTH).min(block);
-    for logits in &mut s.logits {
-        logits.grow(room);
+    let mut flow = Flow {
+        engine,
+        works: [const { None }; BEHIND],
+        turns: Default::default(),
+        dv,
+        wide: dv.next_multiple_of(SIDE),
+        block: blocks.k.next_multiple_of(DEPTH),
+        s,
+    };
+    let mut place = 0;
+    for work in pieces {
+        flow.finish(place, &mut whole);
+        flow.begin(place, work);
+        place = (place + 1) % BEHIND;
     }
-    // Several strips take turns with the same keys; a single one goes its own way.
-    let turn = if count > 1 { block } else { m.max(1) };
-    let mut turns = <[Meeting; 3]>::default();
-    for at in (0..m).step_by(turn) {
-        for strip in 0..count {
-            let n = STRIP.min(queries.len() - strip * STRIP);
-            for i in 0..s.strips[strip].spans.len() {
-                let span = s.strips[strip].spans[i];
-                let (start, end) = (span.start.max(at), span.end.min(at + turn));
-                for start in (start..end).step_by(block) {
-                    let end = (start + block).min(end);
-                    if turns[0].width > 0 && turns[0].width + (end - start) > block {
-                        s.advance(parts, rule, queries, &mut turns, wide);
+    for _ in 0..BEHIND {
+        flow.finish(place, &mut whole);
+        place = (place + 1) % BEHIND;
+    }
+}
+
+/// Pieces in work.
+struct Flow<'a, 's, T, R> {
+    engine: &'s Engine,
+    works: [Option<Work<'a, T, R>>; BEHIND],
+    /// Meetings: the one whose logits come next, the one whose softmax does, the one whose values do.
+    turns: [Meeting; 3],
+    dv: usize,
+    /// Width of the sums.
+    wide: usize,
+    /// Keys per meeting.
+    block: usize,
+    s: &'s mut Strips<T>,
+}
+
+impl<'a, T: Real, R: Rule<T>> Flow<'a, '_, T, R> {
+    /// Sends a piece through the turns; its last meetings stay in them.
+    fn begin(&mut self, place: usize, work: Work<'a, T, R>) {
+        let queries = work.queries.len();
+        self.s.begin(place, &work, self.wide);
+        self.works[place] = Some(work);
+        let count = queries.div_ceil(STRIP);
+        let last = |strip: &Strip<T>| strip.spans.last().map_or(0, |x| x.end);
+        let m = self.s.strips[place][..count].iter().map(last).max().unwrap_or(0);
+        // Several strips take turns with the same keys; a single one goes its own way.
+        let turn = if count > 1 { self.block } else { m.max(1) };
+        for at in (0..m).step_by(turn) {
+            for strip in 0..count {
+                let n = STRIP.min(queries - strip * STRIP);
+                for i in 0..self.s.strips[place][strip].spans.len() {
+                    let span = self.s.strips[place][strip].spans[i];
+                    let (start, end) = (span.start.max(at), span.end.min(at + turn));
+                    for start in (start..end).step_by(self.block) {
+                        let end = (start + self.block).min(end);
+                        let width = self.turns[0].width;
+                        if width > 0 && width + (end - start) > self.block {
+                            self.advance();
+                        }
+                        let next = &mut self.turns[0];
+                        (next.place, next.strip, next.n) = (place, strip, n);
+                        next.add(Span { start, end, ..span });
                     }
-                    (turns[0].strip, turns[0].n) = (strip, n);
-                    turns[0].add(Span { start, end, ..span });
                 }
-            }
-            if turns[0].width > 0 {
-                s.advance(parts, rule, queries, &mut turns, wide);
+                if self.turns[0].width > 0 {
+                    self.advance();
+                }
             }
         }
     }
-    while turns.iter().any(|x| x.width > 0) {
-        s.advance(parts, rule, queries, &mut turns, wide);
-    }
-    for (i, strip) in s.strips[..count].iter().enumerate() {
-        let first = i * STRIP;
-        let end = (first + STRIP).min(queries.len());
-        if !strip.tame {
-            let (of, rows) = (&queries[first..end], &mut out[first * dv..end * dv]);
-            let lse = lse.as_deref_mut().map(|lse| &mut lse[first..end]);
-            tile::attend(&head(), None, rule, blocks, of, rows, lse, scratch);
-            continue;
+
+    /// Writes the results of a piece.
+    fn finish(&mut self, place: usize, whole: &mut impl FnMut(&mut Work<'a, T, R>, Range<usize>)) {
+        while self.turns.iter().any(|x| x.width > 0 && x.place == place) {
+            self.advance();
         }
-        let rows = out[first * dv..end * dv].chunks_exact_mut(dv);
-        for (r, row) in rows.enumerate() {
-            if strip.sum[r] == T::ZERO {
-                row.fill(T::ZERO);
-            } else {
-                let part = T::ONE / strip.sum[r];
-                for (to, x) in row.iter_mut().zip(&s.sums[i][r * wide..]) {
-                    *to = *x * part;
-                }
+        let Some(mut work) = self.works[place].take() else {
+            return;
+        };
+        let (dv, wide) = (self.dv, self.wide);
+        for i in 0..work.queries.len().div_ceil(STRIP) {
+            let strip = &self.s.strips[place][i];
+            let first = i * STRIP;
+            let end = (first + STRIP).min(work.queries.len());
+            if !strip.tame {
+                whole(&mut work, first..end);
+                continue;
             }
-            if let Some(lse) = lse.as_deref_mut() {
-                let sum = strip.sum[r];
-                lse[first + r] = if sum == T::ZERO {
-                    T::NEG_INFINITY
+            let rows = work.out[first * dv..end * dv].chunks_exact_mut(dv);
+            for (r, row) in rows.enumerate() {
+                if strip.sum[r] == T::ZERO {
+                    row.fill(T::ZERO);
                 } else {
-                    strip.top[r] + sum.ln()
-                };
+                    let part = T::ONE / strip.sum[r];
+                    for (to, x) in row.iter_mut().zip(&self.s.sums[place][i][r * wide..]) {
+                        *to = *x * part;
+                    }
+                }
+                if let Some(lse) = work.lse.as_deref_mut() {
+                    let sum = strip.sum[r];
+                    lse[first + r] = if sum == T::ZERO {
+                        T::NEG_INFINITY
+                    } else {
+                        strip.top[r] + sum.ln()
+                    };
+                }
             }
         }
+    }
+
+    /// Logits of the first meeting and values of the third; meanwhile logits of the second become weights. Then each is one
+    /// further, and the first is empty.
+    fn advance(&mut self) {
+        let [look, weigh, gather] = &self.turns;
+        let mut products = Products::default();
+        let [logits, ready] = &mut self.s.logits;
+        let [weights, of] = &mut self.s.weights;
+        if look.width > 0
+            && let Some(Work { parts, .. }) = &self.works[look.place]
+            && let Some(of) = parts.queries.strip(look.strip)
+        {
+            logits.grow(look.n.next_multiple_of(SIDE) * look.width);
+            let keys = parts.keys;
+            let pieces = look.stretches.iter().map(|x| Piece {
+                of: 0..keys.groups(),
+                columns: x.from / SIDE..(x.to / SIDE).min(keys.columns()),
+                groups: 0..keys.groups(),
+                at: x.column,
+                add: false,
+            });
+            products.push(keys, of, pieces, logits, look.width);
+        }
+        if gather.width > 0
+            && let Some(Work { parts, .. }) = &self.works[gather.place]
+        {
+            let strip = &mut self.s.strips[gather.place][gather.strip];
+            let sums = &mut self.s.sums[gather.place][gather.strip];
+            let wide = self.wide;
+            for (row, fade) in sums.chunks_exact_mut(wide).zip(&strip.fade[..gather.n]) {
+                if strip.begun && *fade != T::ONE {
+                    scale_by(*fade, row);
+                }
+            }
+            let begun = std::mem::replace(&mut strip.begun, true);
+            let pieces = gather.stretches.iter().enumerate().map(|(i, x)| Piece {
+                of: x.column / DEPTH..(x.column + x.to - x.from) / DEPTH,
+                columns: 0..wide / SIDE,
+                groups: x.from / DEPTH..x.to / DEPTH,
+                at: 0,
+                add: begun || i > 0,
+            });
+            products.push(parts.values, of.view(), pieces, sums, wide);
+        }
+        if weigh.width > 0 {
+            let step = self.s.strips[weigh.place][weigh.strip].step(weigh, ready);
+            products.run_beside(self.engine, weights, step);
+        } else {
+            products.run(self.engine);
+        }
+        if let Some(work) = &self.works[look.place] {
+            self.s.mask(work, look);
+        }
+        self.s.logits.swap(0, 1);
+        self.s.weights.swap(0, 1);
+        self.turns.rotate_right(1);
+        self.turns[0].clear();
     }
 }
 
@@ -206,22 +323,17 @@ impl<T: Real> Strip<T> {
 impl<T: Real> Strips<T> {
     /// Gives back what only a long list of queries needs.
     pub fn shrink(&mut self) {
-        self.strips.truncate(KEPT);
-        self.sums.truncate(KEPT);
+        self.strips.iter_mut().for_each(|x| x.truncate(KEPT));
+        self.sums.iter_mut().for_each(|x| x.truncate(KEPT));
     }
 
     /// Nothing is known of the queries yet.
-    fn begin<R: Rule<T> + ?Sized>(
-        &mut self,
-        parts: Queries<'_, T>,
-        rule: &R,
-        queries: &[usize],
-        wide: usize,
-    ) {
-        let count = queries.len().div_ceil(STRIP);
-        let more = count.max(self.strips.len());
-        self.sums.resize_with(more, Aligned::default);
-        self.strips.resize_with(more, || Strip {
+    fn begin<R: Rule<T>>(&mut self, place: usize, work: &Work<'_, T, R>, wide: usize) {
+        let count = work.queries.len().div_ceil(STRIP);
+        let (strips, sums) = (&mut self.strips[place], &mut self.sums[place]);
+        let more = count.max(strips.len());
+        sums.resize_with(more, Aligned::default);
+        strips.resize_with(more, || Strip {
             tame: false,
             spans: Vec::new(),
             top: [T::ZERO; STRIP],
@@ -229,12 +341,12 @@ impl<T: Real> Strips<T> {
             fade: [T::ONE; STRIP],
             begun: false,
         });
-        let strips = self.strips.iter_mut().zip(&mut self.sums);
-        for (i, ((strip, sums), of)) in strips.zip(queries.chunks(STRIP)).enumerate() {
+        let strips = strips.iter_mut().zip(sums);
+        for (i, ((strip, sums), of)) in strips.zip(work.queries.chunks(STRIP)).enumerate() {
             strip.spans.clear();
-            strip.tame = parts.strip(i).is_some();
+            strip.tame = work.parts.queries.strip(i).is_some();
             if strip.tame {
-                rule.spans(of, &mut strip.spans);
+                work.rule.spans(of, &mut strip.spans);
             }
             strip.top = [T::NEG_INFINITY; STRIP];
             strip.sum = [T::ZERO; STRIP];
@@ -243,67 +355,12 @@ impl<T: Real> Strips<T> {
         }
     }
 
-    /// Logits of the first meeting and values of the third; meanwhile logits of the second become weights. Then each is one
-    /// further, and the first is empty.
-    fn advance<R: Rule<T> + ?Sized>(
-        &mut self,
-        parts: Parts<'_, T>,
-        rule: &R,
-        queries: &[usize],
-        turns: &mut [Meeting; 3],
-        wide: usize,
-    ) {
-        let [look, weigh, gather] = &*turns;
-        let mut products = Products::default();
-        let [logits, ready] = &mut self.logits;
-        let [weights, of] = &mut self.weights;
-        if look.width > 0
-            && let Some(of) = parts.queries.strip(look.strip)
-        {
-            logits.grow(look.n.next_multiple_of(SIDE) * look.width);
-            let keys = parts.keys;
-            let pieces = look.stretches.iter().map(|x| Piece {
-                of: 0..keys.groups(),
-                columns: x.from / SIDE..(x.to / SIDE).min(keys.columns()),
-                groups: 0..keys.groups(),
-                at: x.column,
-                add: false,
-            });
-            products.push(keys, of, pieces, logits, look.width);
-        }
-        if gather.width > 0 {
-            let (strip, sums) = (&mut self.strips[gather.strip], &mut self.sums[gather.strip]);
-            for (row, fade) in sums.chunks_exact_mut(wide).zip(&strip.fade[..gather.n]) {
-                if strip.begun && *fade != T::ONE {
-                    scale_by(*fade, row);
-                }
-            }
-            let begun = std::mem::replace(&mut strip.begun, true);
-            let pieces = gather.stretches.iter().enumerate().map(|(i, x)| Piece {
-                of: x.column / DEPTH..(x.column + x.to - x.from) / DEPTH,
-                columns: 0..wide / SIDE,
-                groups: x.from / DEPTH..x.to / DEPTH,
-                at: 0,
-                add: begun || i > 0,
-            });
-            products.push(parts.values, of.view(), pieces, sums, wide);
-        }
-        if weigh.width > 0 {
-            let step = self.strips[weigh.strip].step(weigh, ready);
-            products.run_beside(parts.engine, weights, step);
-        } else {
-            products.run(parts.engine);
-        }
-        self.mask(rule, queries, look);
-        self.logits.swap(0, 1);
-        self.weights.swap(0, 1);
-        turns.rotate_right(1);
-        turns[0].clear();
-    }
-
     /// Hides the keys outside the spans and what the rule hides.
-    fn mask<R: Rule<T> + ?Sized>(&mut self, rule: &R, queries: &[usize], now: &Meeting) {
-        let queries = &queries[now.strip * STRIP..][..now.n];
+    fn mask<R: Rule<T>>(&mut self, work: &Work<'_, T, R>, now: &Meeting) {
+        if now.width == 0 {
+            return;
+        }
+        let queries = &work.queries[now.strip * STRIP..][..now.n];
         for Stretch {
             from,
             to,
@@ -319,7 +376,8 @@ impl<T: Real> Strips<T> {
                 line[..span.start - from].fill(T::NEG_INFINITY);
                 line[span.end - from..].fill(T::NEG_INFINITY);
                 if span.masked {
-                    rule.apply(*i, span.start, &mut line[span.start - from..span.end - from]);
+                    work.rule
+                        .apply(*i, span.start, &mut line[span.start - from..span.end - from]);
                 }
             }
         }
