@@ -46,6 +46,7 @@ mod pages;
 mod panel;
 pub mod projection;
 pub mod real;
+mod real_table;
 mod recurrence;
 mod room;
 mod rows;

@@ -2,7 +2,8 @@
 //! alignment, denormal and huge values.
 
 use super::super::matmul::Product;
-use super::super::real::{Real, RealTable};
+use super::super::real::Real;
+use super::super::real_table::RealTable;
 use super::super::recurrence::Scan;
 use super::super::transpose::Turn;
 use super::*;
