@@ -216,7 +216,8 @@ def hyperbolic_attention(
         out, weights = run.out if aggregate == "midpoint" else _frechet(run, c), run.weights
     if space == "tangent":
         out = logmap0_in(project_in(out, c), c)
-    out = np.array(np.broadcast_to(out, o.out_shape))
+    if out.shape != o.out_shape:
+        out = np.array(np.broadcast_to(out, o.out_shape))
     return AttentionOutput(out, None, weights) if return_weights else out
 
 

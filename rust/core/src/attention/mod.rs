@@ -3,6 +3,7 @@
 //! Softmax attention of every kind runs through one tile driver, [`tile`]: what differs between mechanisms is only which
 //! keys a query sees and what is added to its logits ([`tile::Rule`]).
 
+pub mod ball;
 pub mod dag;
 pub mod graph;
 pub mod heads;

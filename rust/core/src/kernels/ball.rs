@@ -39,16 +39,40 @@ pub(super) unsafe fn apart<V: Simd>(
 /// nowhere with cancellation.
 #[inline(always)]
 pub(super) unsafe fn distances<V: Simd>(x: *mut V::E, room: *const V::E, n: usize, factor: V::E, p: V::E) {
-    let (zero, two) = (V::splat(V::E::ZERO), V::splat(V::E::of(2.0)));
     let (factor, p) = (V::splat(factor), V::splat(-p));
     let mut at = 0;
+    // Two at a time: the steps of one wait for each other.
+    while at + 2 * V::N <= n {
+        let (a, b) = (x.add(at), x.add(at + V::N));
+        let (z, y): (V, V) = (
+            factor.mul(V::load(a)).mul(V::load(room.add(at))),
+            factor.mul(V::load(b)).mul(V::load(room.add(at + V::N))),
+        );
+        let [z, y] = arcosh_1p([z, y]);
+        p.mul(z).store(a);
+        p.mul(y).store(b);
+        at += 2 * V::N;
+    }
     while at < n {
         let part = V::N.min(n - at);
         let z: V = factor.mul(get(x.add(at), part)).mul(get(room.add(at), part));
-        // The order keeps NaN.
-        let z = zero.max(z);
-        let out = p.mul(ln_1p(z.add(z.mul(z.add(two)).sqrt())));
-        put(out, x.add(at), part);
+        let [z] = arcosh_1p([z]);
+        put(p.mul(z), x.add(at), part);
         at += part;
     }
+}
+
+/// arcosh(1 + z), 0 for negative z.
+#[inline(always)]
+unsafe fn arcosh_1p<V: Simd, const W: usize>(mut x: [V; W]) -> [V; W] {
+    let (zero, two) = (V::splat(V::E::ZERO), V::splat(V::E::of(2.0)));
+    for x in &mut x {
+        // The order keeps NaN.
+        let z = zero.max(*x);
+        *x = z.add(z.mul(z.add(two)).sqrt());
+    }
+    for x in &mut x {
+        *x = ln_1p(*x);
+    }
+    x
 }

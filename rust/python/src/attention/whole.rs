@@ -5,7 +5,8 @@ use super::operands::{Float, Operand, flat, run};
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use sona_core::attention::whole::{Ball, differential};
+use sona_core::attention::ball::Ball;
+use sona_core::attention::whole::differential;
 
 /// The difference of two softmax maps of contiguous arrays of one precision, flat; `maps` as in `attend`, for both; `lam` has one
 /// weight per head.
