@@ -75,6 +75,10 @@ class SonaConfig:
         Assumed share of traffic that wants items without feedback.
     case_bytes : int or None, default 256 MiB
         Bytes of remembered cases per scope; None is unbounded.
+    case_half_life_days : float or None, default None
+        Days in which what a remembered case counts halves: its weight in the adapter and in recall is multiplied by
+        2 ** (-age / half-life). Age is the time (``now=``) of the latest learned feedback of the scope less the case's: no wall
+        clock moves it. None: cases do not age.
     item_bytes : int, default 512 MiB
         Bytes of item vectors kept per scope; the oldest go first and are learned again when they come back.
     journal_bytes : int, default 256 MiB
@@ -133,6 +137,7 @@ class SonaConfig:
     gate: Literal["evidence", "multiplier", "off"] = "evidence"
     gate_nu: float = 0.3
     case_bytes: int | None = 256 * _MB
+    case_half_life_days: float | None = None
     item_bytes: int = 512 * _MB
     journal_bytes: int = 256 * _MB
     max_scopes: int = 100_000

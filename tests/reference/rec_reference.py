@@ -17,6 +17,9 @@ y is uniform over the clicks if weight > 0. A negative weight rejects the items:
 normalised (0 where nothing is left), which is the gradient of ln(1 - sum p_rejected). The denominator of r
 runs over the choices (m > 0) for an item of net credit, over the rejections (m < 0) for one of net discredit.
 
+With ``half_life_days`` h, a_k and b_k are further multiplied by 2^(-(now - t_k) / h), t_k the time of the
+case and now the latest t_k of all.
+
 The order of one feedback, everything from the state *before* the case is appended:
   1. s over the ranked items from (3), without any offset or gate;
   2. the weight of the feedback: 1, or rho of `StrayClicks`, from s over the shown items;
@@ -86,14 +89,22 @@ class Rec:
     h_r: float = 0.05
     kappa: float = 0.001
     neighbors: int | None = 128
+    half_life_days: float | None = None
     dtype: type = np.float64
     q: list[Array] = field(default_factory=list)
     g: list[Array] = field(default_factory=list)
     mass: list[float] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)
     clicked: list[frozenset[Hashable]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.q)
+
+    def left(self, k: int) -> float:
+        """What age has left of case k."""
+        if self.half_life_days is None:
+            return 1.0
+        return 2.0 ** (-(max(self.at) - self.at[k]) / 86400.0 / self.half_life_days)
 
     def nearest(self, q: Array) -> tuple[NDArray[np.int64], Array]:
         """The nearest cases by cosine, best first, ties to the older case: (case ids, cosines)."""
@@ -118,7 +129,7 @@ class Rec:
         ids, cos = self.near(q, removed)
         if len(ids) == 0:
             return q
-        a = np.exp((cos - 1.0) / self.h_a)
+        a = np.exp((cos - 1.0) / self.h_a) * np.array([self.left(k) for k in ids], self.dtype)
         u = q + self.eta * (a @ np.stack([self.g[k] for k in ids]))
         norm = np.linalg.norm(u)
         return u / norm if norm > 0 and np.isfinite(norm) else q
@@ -129,7 +140,7 @@ class Rec:
         net = dict.fromkeys(item_ids, 0.0)
         chosen = rejected = 0.0
         for k, c in zip(ids, cos, strict=True):
-            b = self.mass[k] * np.exp((c - 1.0) / self.h_r)
+            b = self.mass[k] * self.left(k) * np.exp((c - 1.0) / self.h_r)
             chosen += max(b, 0.0)
             rejected += max(-b, 0.0)
             for d in self.clicked[k]:
@@ -162,6 +173,7 @@ class Rec:
         candidate_vectors: Array,
         scores: Array | None = None,
         weight: float = 1.0,
+        at: float = 0.0,
     ) -> int:
         """Append the case of (4); ``scores`` default to the own s. A negative weight rejects the items."""
         q = np.asarray(q, self.dtype)
@@ -176,6 +188,7 @@ class Rec:
         self.g.append(abs(weight) * ((target - z / z.sum()) @ vectors))
         self.q.append(q.copy())
         self.mass.append(weight)
+        self.at.append(at)
         self.clicked.append(chosen)
         return len(self.q) - 1
 

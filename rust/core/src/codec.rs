@@ -92,6 +92,51 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>> {
     Ok(seal(kind, &payload))
 }
 
+/// The kind of a state that has `more` in front of it.
+fn extended(kind: Kind) -> Kind {
+    let version = kind.version + 1;
+    Kind { version, ..kind }
+}
+
+fn is_extended(kind: Kind, bytes: &[u8]) -> bool {
+    bytes.get(4..8) == Some(&kind.tag) && bytes.get(8..10) == Some(&extended(kind).version.to_le_bytes())
+}
+
+/// [`encode`] with room for what the layout of `kind` cannot say: it goes in front, under the next version number. With nothing
+/// to say the bytes are those of [`encode`].
+pub fn encode_with<M: Serialize, T: Serialize>(kind: Kind, more: Option<M>, value: &T) -> Result<Vec<u8>> {
+    match more {
+        Some(more) => encode(extended(kind), &(more, value)),
+        None => encode(kind, value),
+    }
+}
+
+/// Reads back what [`encode_with`] or [`encode`] wrote.
+pub fn decode_with<'a, M, T>(kind: Kind, bytes: &'a [u8]) -> Result<(Option<M>, T)>
+where
+    M: Deserialize<'a>,
+    T: Deserialize<'a>,
+{
+    if is_extended(kind, bytes) {
+        decode(extended(kind), bytes).map(|(more, value)| (Some(more), value))
+    } else {
+        decode(kind, bytes).map(|value| (None, value))
+    }
+}
+
+/// [`decode_with`] of a state inside another one, as [`decode_within`].
+pub fn decode_with_within<'a, M, T>(kind: Kind, bytes: &'a [u8]) -> Result<(Option<M>, T)>
+where
+    M: Deserialize<'a>,
+    T: Deserialize<'a>,
+{
+    if is_extended(kind, bytes) {
+        decode_within(extended(kind), bytes).map(|(more, value)| (Some(more), value))
+    } else {
+        decode_within(kind, bytes).map(|value| (None, value))
+    }
+}
+
 /// Reads back what [`encode`] wrote; the value may borrow from `bytes`.
 pub fn decode<'a, T: Deserialize<'a>>(kind: Kind, bytes: &'a [u8]) -> Result<T> {
     read(kind, open(kind, bytes)?)
@@ -161,6 +206,30 @@ mod tests {
         let bytes = encode(K, &plain).unwrap();
         assert_eq!(encode(K, &Blob::from(plain.clone())).unwrap(), bytes);
         assert_eq!(decode::<Blob<'_>>(K, &bytes).unwrap(), Blob::from(plain));
+    }
+
+    #[test]
+    fn what_a_layout_cannot_say_goes_in_front_of_it() {
+        let value = (7u32, "name".to_string());
+        let plain = encode(K, &value).unwrap();
+        assert_eq!(encode_with(K, None::<f64>, &value).unwrap(), plain);
+        type Read = (Option<f64>, (u32, String));
+        assert_eq!(
+            decode_with::<f64, (u32, String)>(K, &plain).unwrap(),
+            (None, value.clone())
+        );
+        let more = encode_with(K, Some(2.5), &value).unwrap();
+        let read: [Result<Read>; 2] = [decode_with(K, &more), decode_with_within(K, &more)];
+        for read in read {
+            assert_eq!(read.unwrap(), (Some(2.5), value.clone()));
+        }
+        assert!(
+            decode::<(u32, String)>(K, &more).is_err(),
+            "not for readers of the first layout"
+        );
+        for cut in 0..more.len() {
+            assert!(decode_with::<f64, (u32, String)>(K, &more[..cut]).is_err());
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::codec::Kind;
 use crate::error::{Error, Result, check_dim};
+use crate::patterns::cases::check_half_life;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -114,6 +115,10 @@ pub struct EngineConfig {
     pub capacity: usize,
     /// Bytes of remembered cases per scope; `None` is unbounded.
     pub case_bytes: Option<usize>,
+    /// Days in which what a remembered case counts halves; `None`: cases do not age. Written beside the other settings, by
+    /// `codec::encode_with`: their layout is older.
+    #[serde(skip)]
+    pub case_half_life_days: Option<f64>,
     /// Bytes of item vectors kept per scope.
     pub item_bytes: usize,
     /// Bytes of the journal of an engine without a store.
@@ -164,6 +169,7 @@ impl EngineConfig {
             pattern_clusters: 100,
             capacity: 10_000,
             case_bytes: Some(256 << 20),
+            case_half_life_days: None,
             item_bytes: 512 << 20,
             journal_bytes: 256 << 20,
             max_scopes: 100_000,
@@ -268,6 +274,9 @@ impl EngineConfig {
             "at least 1",
             self.capacity,
         )?;
+        if let Some(days) = self.case_half_life_days {
+            check_half_life("case_half_life_days", days)?;
+        }
         range("max_scopes", self.max_scopes >= 1, "at least 1", self.max_scopes)?;
         range(
             "learn_candidates",

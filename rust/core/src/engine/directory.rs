@@ -17,7 +17,13 @@ const CONFIG_FILE: &str = "config.sona";
 pub fn read_config(root: &Path) -> Result<Option<EngineConfig>> {
     let path = root.join(CONFIG_FILE);
     match std::fs::read(&path) {
-        Ok(bytes) => codec::decode(CONFIG_KIND, &bytes).map(Some),
+        Ok(bytes) => {
+            let (case_half_life_days, config) = codec::decode_with::<f64, EngineConfig>(CONFIG_KIND, &bytes)?;
+            Ok(Some(EngineConfig {
+                case_half_life_days,
+                ..config
+            }))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::store("read", path, e)),
     }
@@ -38,7 +44,7 @@ pub(super) fn claim_config(root: &Path, config: &EngineConfig) -> Result<()> {
         return Ok(());
     }
     let path = root.join(CONFIG_FILE);
-    let bytes = codec::encode(CONFIG_KIND, config)?;
+    let bytes = codec::encode_with(CONFIG_KIND, config.case_half_life_days, config)?;
     atomic::replace(&path, |w| {
         w.write_all(&bytes).map_err(|e| Error::store("write", &path, e))
     })

@@ -52,6 +52,7 @@ impl Learned {
             recall_weight: config.recall_weight,
             neighbors: config.neighbors,
             max_bytes: config.case_bytes,
+            half_life_days: config.case_half_life_days,
             ..CaseParams::default()
         };
         let gate = GateParams {

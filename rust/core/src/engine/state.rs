@@ -70,6 +70,18 @@ struct EngineImage<'a> {
     pending: Vec<DecisionEvent>,
 }
 
+impl<'a> EngineImage<'a> {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        codec::encode_with(ENGINE_KIND, self.config.case_half_life_days, self)
+    }
+
+    fn from_bytes(bytes: &'a [u8]) -> Result<Self> {
+        let (half_life, mut image) = codec::decode_with::<f64, Self>(ENGINE_KIND, bytes)?;
+        image.config.case_half_life_days = half_life;
+        Ok(image)
+    }
+}
+
 fn image_of(scope: &Scope, ledger: &Ledger) -> Result<ScopeImage<'static>> {
     let live = scope.live.load();
     // In the order in which they make room.
@@ -234,12 +246,12 @@ impl Engine {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let _no_cycle = self.between_cycles();
         let _guard = self.enter()?;
-        codec::encode(ENGINE_KIND, &self.image(true)?)
+        self.image(true)?.to_bytes()
     }
 
     /// An engine in memory from what [`Self::to_bytes`] wrote. Bytes are treated as hostile.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut image: EngineImage<'_> = codec::decode(ENGINE_KIND, bytes)?;
+        let mut image = EngineImage::from_bytes(bytes)?;
         let corrupt = |e: Error| match e {
             Error::Corrupt { .. } => e,
             other => Error::corrupt("engine state", other),
@@ -303,11 +315,15 @@ impl Engine {
             Ok(None) | Err(Error::Corrupt { .. }) => return Ok(Positions::new()),
             Err(e) => return Err(e),
         };
-        let Ok(image) = codec::decode::<EngineImage<'_>>(ENGINE_KIND, &bytes) else {
+        let Ok(image) = EngineImage::from_bytes(&bytes) else {
             // Of another layout: as good as none.
             return Ok(Positions::new());
         };
         image.config.check_compatible(&self.config)?;
+        if image.config.case_half_life_days != self.config.case_half_life_days {
+            // What was learned under another half-life is learned again, so that the log alone decides.
+            return Ok(Positions::new());
+        }
         let mut journal = self.journal.lock();
         let ends = journal.end_positions()?;
         if image
@@ -338,7 +354,7 @@ impl Engine {
         };
         let image = self.image(false)?;
         let version = image.lamport;
-        store.save(&codec::encode(ENGINE_KIND, &image)?, version)?;
+        store.save(&image.to_bytes()?, version)?;
         store.prune(KEPT)?;
         Ok(())
     }

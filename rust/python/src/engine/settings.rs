@@ -27,6 +27,7 @@ wanted! {
     u64: "a whole number of at least 0";
     usize: "a whole number of at least 0";
     Option<usize>: "a whole number of at least 0, or None";
+    Option<f64>: "a number, or None";
     f32: "a number";
     f64: "a number";
     bool: "True or False";
@@ -95,6 +96,7 @@ pub(super) fn parse(d: &Bound<'_, PyDict>) -> PyResult<(EngineConfig, Fsync)> {
         pattern_clusters: get(d, "pattern_clusters")?,
         capacity: get(d, "trajectory_capacity")?,
         case_bytes: get(d, "case_bytes")?,
+        case_half_life_days: get(d, "case_half_life_days")?,
         item_bytes: get(d, "item_bytes")?,
         journal_bytes: get(d, "journal_bytes")?,
         max_scopes: get(d, "max_scopes")?,
@@ -139,6 +141,7 @@ pub(super) fn emit<'py>(py: Python<'py>, c: &EngineConfig) -> PyResult<Bound<'py
     d.set_item("pattern_clusters", c.pattern_clusters)?;
     d.set_item("trajectory_capacity", c.capacity)?;
     d.set_item("case_bytes", c.case_bytes)?;
+    d.set_item("case_half_life_days", c.case_half_life_days)?;
     d.set_item("item_bytes", c.item_bytes)?;
     d.set_item("journal_bytes", c.journal_bytes)?;
     d.set_item("max_scopes", c.max_scopes)?;

@@ -33,6 +33,8 @@ pub struct CaseMemory {
     pub(super) nbytes: usize,
     pub(super) counts: Counts,
     pub(super) next_id: CaseId,
+    /// The latest time of a case; −∞ before the first. Ages count from here.
+    pub(super) clock: f64,
     /// Another one whenever a case goes: while it is the same, cases were only added.
     pub(super) lineage: Arc<()>,
     pub(super) removed: u64,
@@ -87,6 +89,7 @@ impl CaseMemory {
             nbytes: 0,
             counts: Counts::default(),
             next_id: 0,
+            clock: f64::NEG_INFINITY,
             lineage: Arc::default(),
             removed: 0,
             evicted: 0,
@@ -241,6 +244,9 @@ impl CaseMemory {
                 case.weight,
             ));
         }
+        if !case.at.is_finite() {
+            return Err(Error::value("now", "finite seconds", case.at));
+        }
         if kernels::norm(probe.query()) == 0.0 {
             return Err(Error::value("q", "a vector with a direction", "a zero vector"));
         }
@@ -283,9 +289,8 @@ impl CaseMemory {
             items: items.into(),
             source: case.source.clone(),
             user: case.user.clone(),
-            at: case.at,
         };
-        let case = Case::new(id, vectors.into(), case.weight, meta);
+        let case = Case::new(id, vectors.into(), case.weight, case.at, meta);
         let codes = Codes::of(&case);
         self.append(case, &codes);
         self.fit_budget();
@@ -295,6 +300,7 @@ impl CaseMemory {
     pub(super) fn append(&mut self, case: Case, codes: &Codes) {
         self.len += 1;
         self.nbytes += case.nbytes();
+        self.clock = self.clock.max(case.at);
         let about = self.counts.add(&case.meta.items);
         match self.segments.back_mut() {
             Some(tail) if tail.len() < SEGMENT => Arc::make_mut(tail).push(case, codes, about),
@@ -310,6 +316,11 @@ impl CaseMemory {
     pub fn remove(&mut self, ids: &[CaseId]) -> usize {
         let gone: FxHashSet<CaseId> = ids.iter().copied().collect();
         let n = self.drop_cases(|c| gone.contains(&c.id));
+        if n > 0 {
+            // A case that never was has not moved the clock either.
+            let times = self.segments.iter().flat_map(|s| &s.cases).map(|c| c.at);
+            self.clock = times.fold(f64::NEG_INFINITY, f64::max);
+        }
         self.removed += n as u64;
         n
     }

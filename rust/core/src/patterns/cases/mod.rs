@@ -9,12 +9,18 @@
 //! s(d) = base(d) + (û − q)·d + w·r(d)                               base(d) = q·d unless given    (rank)
 //! ```
 //!
+//! With a half-life, a_k and b_k are further multiplied by 2^(−age/half-life). The age of a case is the time of the latest case
+//! ever learned less its own: a clock of the state, not of the wall.
+//!
 //! The sum in the denominator of r runs over the choices (m > 0) for an item with net credit, over the rejections (m < 0) for
 //! an item with net discredit: rejecting one item takes nothing from another.
 //!
 //! It is functional gradient descent of the ranking loss in a kernel space: exactly the identity without cases,
 //! self-limiting as the error goes to zero, and it reaches items that were never chosen through their vectors.
 
+mod aging;
+#[cfg(test)]
+mod aging_tests;
 mod as_new;
 mod candidates;
 mod counts;
@@ -39,6 +45,7 @@ mod strays;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use aging::check_half_life;
 pub use as_new::AsNew;
 pub use candidates::{Candidates, Scored};
 pub use found::Found;

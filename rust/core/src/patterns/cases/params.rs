@@ -1,5 +1,6 @@
 //! Settings of a case memory.
 
+use super::aging::check_half_life;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct CaseParams {
     /// Bytes of all cases. Beyond it, of the oldest cases those go that say little about an item of which many cases are
     /// left. `None`: unbounded.
     pub max_bytes: Option<usize>,
+    /// Days in which what a case counts halves, > 0. `None`: cases do not age. Not in the first layout of a memory.
+    #[serde(skip)]
+    pub half_life_days: Option<f64>,
 }
 
 impl Default for CaseParams {
@@ -36,6 +40,7 @@ impl Default for CaseParams {
             shrinkage: 0.001,
             neighbors: 128,
             max_bytes: None,
+            half_life_days: None,
         }
     }
 }
@@ -64,6 +69,9 @@ impl CaseParams {
         }
         if self.max_bytes == Some(0) {
             return Err(Error::config("max_bytes", "at least 1, or None", 0));
+        }
+        if let Some(days) = self.half_life_days {
+            check_half_life("half_life_days", days)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What a memory has to say about one request: one neighbour search that everything else reads.
 
+use super::aging::left;
 use super::counts::{Counts, Items};
 use super::credit::Credit;
 use super::found::Found;
@@ -21,9 +22,9 @@ pub(super) struct Neighbor {
     pub cosine: f32,
     /// Items of the case.
     about: Items,
-    /// Adapter weight a_k.
+    /// Adapter weight a_k, by age.
     pub a: f32,
-    /// Signed recall weight m_k·b_k.
+    /// Signed recall weight m_k·b_k, by age.
     pub b: f64,
 }
 
@@ -86,13 +87,20 @@ impl Probe {
         let (a, b) = (kernel(params.adapt_width), kernel(params.recall_width));
         for (i, hit) in hits.iter().enumerate() {
             let (segment, slot) = locate(&probe.segments, hit.position);
-            kernels::axpy(a[i], segment.gradient(slot), &mut probe.pull);
+            let case = &segment.cases[slot];
+            let (mut a, mut b) = (a[i], f64::from(b[i]) * f64::from(case.weight));
+            if let Some(days) = params.half_life_days {
+                let left = left(memory.clock - case.at, days);
+                a *= left as f32;
+                b *= left;
+            }
+            kernels::axpy(a, segment.gradient(slot), &mut probe.pull);
             probe.near.push(Neighbor {
                 position: hit.position,
                 cosine: hit.cosine,
                 about: segment.about(slot),
-                a: a[i],
-                b: f64::from(b[i]) * f64::from(segment.cases[slot].weight),
+                a,
+                b,
             });
         }
         if !probe.near.is_empty() {

@@ -287,9 +287,8 @@ mod tests {
             items: [ItemId::from("a")].into(),
             source: "click".into(),
             user: "".into(),
-            at: 0.0,
         };
-        Case::new(id, vectors.into(), 1.0, meta)
+        Case::new(id, vectors.into(), 1.0, 0.0, meta)
     }
 
     /// Requests whose variance along axis i falls as 1/i, as that of sentence embeddings does, or (`flat`) does not.

@@ -22,8 +22,6 @@ pub(super) struct Meta {
     pub source: Arc<str>,
     /// Whose feedback it is.
     pub user: Arc<str>,
-    /// Seconds since the epoch.
-    pub at: f64,
 }
 
 /// One case. Cloning shares its vectors.
@@ -36,18 +34,21 @@ pub(super) struct Case {
     pub pull: f32,
     /// Signed weight m: negative for a rejection.
     pub weight: f32,
+    /// Seconds since the epoch. Here, beside the weight, because a request reads it of every neighbour.
+    pub at: f64,
     pub meta: Arc<Meta>,
 }
 
 impl Case {
     /// From the request and its gradient, side by side.
-    pub(super) fn new(id: CaseId, vectors: Arc<[f32]>, weight: f32, meta: Meta) -> Self {
+    pub(super) fn new(id: CaseId, vectors: Arc<[f32]>, weight: f32, at: f64, meta: Meta) -> Self {
         let pull = kernels::norm(&vectors[vectors.len() / 2..]);
         Self {
             id,
             vectors,
             pull,
             weight,
+            at,
             meta: Arc::new(meta),
         }
     }

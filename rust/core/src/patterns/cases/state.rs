@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::item::ItemId;
 use crate::kernels;
 use parking_lot::Mutex;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
 
 const MEMORY: Kind = Kind {
@@ -99,7 +99,7 @@ impl From<&CaseMemory> for MemoryState<'_> {
             items: c.meta.items.to_vec(),
             source: c.meta.source.clone(),
             user: c.meta.user.clone(),
-            at: c.meta.at,
+            at: c.at,
         };
         Self {
             dim: m.dim,
@@ -141,6 +141,9 @@ impl CaseState<'_> {
         if !(self.weight.is_finite() && self.weight != 0.0 && self.weight.abs() <= MAX_WEIGHT) {
             return bad(format!("weight of case {id} is {}", self.weight));
         }
+        if !self.at.is_finite() {
+            return bad(format!("time of case {id} is {}", self.at));
+        }
         if self.items.is_empty() {
             return bad(format!("case {id} is about no item"));
         }
@@ -148,9 +151,8 @@ impl CaseState<'_> {
             items: self.items.into(),
             source: self.source,
             user: self.user,
-            at: self.at,
         };
-        let case = Case::new(id, vectors, self.weight, meta);
+        let case = Case::new(id, vectors, self.weight, self.at, meta);
         let codes = Codes::of(&case);
         Ok(Prepared { case, codes })
     }
@@ -180,12 +182,33 @@ fn prepare(mut cases: Vec<CaseState<'_>>, dim: usize) -> Result<Vec<Prepared>> {
     })
 }
 
-impl TryFrom<MemoryState<'_>> for CaseMemory {
-    type Error = Error;
+/// What only a memory whose cases age has: half-life in days, and its clock.
+type Aging = (f64, f64);
 
-    fn try_from(state: MemoryState<'_>) -> Result<Self> {
+impl CaseMemory {
+    /// The whole state. Errors if an item id lives only in this process.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let aging: Option<Aging> = self.params.half_life_days.map(|days| (days, self.clock));
+        codec::encode_with(MEMORY, aging, &MemoryState::from(self))
+    }
+
+    /// Reads back what [`Self::to_bytes`] wrote; bytes are treated as hostile.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::from_state(codec::decode_with(MEMORY, bytes)?)
+    }
+
+    /// [`Self::from_bytes`] for bytes inside another state whose checksum was found to match.
+    pub(crate) fn from_bytes_within(bytes: &[u8]) -> Result<Self> {
+        Self::from_state(codec::decode_with_within(MEMORY, bytes)?)
+    }
+
+    fn from_state((aging, state): (Option<Aging>, MemoryState<'_>)) -> Result<Self> {
+        let params = CaseParams {
+            half_life_days: aging.map(|a| a.0),
+            ..state.params
+        };
         let mut memory =
-            Self::new(state.dim, state.params, state.seed).map_err(|e| Error::corrupt("case memory", e))?;
+            Self::new(state.dim, params, state.seed).map_err(|e| Error::corrupt("case memory", e))?;
         for p in prepare(state.cases, state.dim)? {
             let id = p.case.id;
             if id < memory.next_id || id >= state.next_id {
@@ -200,14 +223,13 @@ impl TryFrom<MemoryState<'_>> for CaseMemory {
         memory.next_id = state.next_id;
         memory.removed = state.removed;
         memory.evicted = state.evicted;
+        if let Some((_, clock)) = aging {
+            if !(clock >= memory.clock && clock < f64::INFINITY) {
+                return Err(Error::corrupt("case memory", format!("clock is {clock}")));
+            }
+            memory.clock = clock;
+        }
         Ok(memory)
-    }
-}
-
-impl CaseMemory {
-    /// [`Self::from_bytes`] for bytes inside another state whose checksum was found to match.
-    pub(crate) fn from_bytes_within(bytes: &[u8]) -> Result<Self> {
-        codec::decode_within::<MemoryState<'_>>(MEMORY, bytes)?.try_into()
     }
 }
 
@@ -270,38 +292,17 @@ impl TryFrom<GateState> for ItemGate {
     }
 }
 
-macro_rules! via_state {
-    ($type:ty, $state:ty, $kind:expr) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                <$state>::from(self).serialize(s)
-            }
-        }
+impl ItemGate {
+    /// The whole state. Errors if an item id lives only in this process.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        codec::encode(GATE, &GateState::from(self))
+    }
 
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                <$state>::deserialize(d)?
-                    .try_into()
-                    .map_err(de::Error::custom)
-            }
-        }
-
-        impl $type {
-            /// The whole state. Errors if an item id lives only in this process.
-            pub fn to_bytes(&self) -> Result<Vec<u8>> {
-                codec::encode($kind, self)
-            }
-
-            /// Reads back what [`Self::to_bytes`] wrote; bytes are treated as hostile.
-            pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-                codec::decode::<$state>($kind, bytes)?.try_into()
-            }
-        }
-    };
+    /// Reads back what [`Self::to_bytes`] wrote; bytes are treated as hostile.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        codec::decode::<GateState>(GATE, bytes)?.try_into()
+    }
 }
-
-via_state!(CaseMemory, MemoryState<'_>, MEMORY);
-via_state!(ItemGate, GateState, GATE);
 
 #[cfg(test)]
 mod tests {
@@ -318,6 +319,32 @@ mod tests {
             at: 0.0,
         };
         (0..n).map(case).collect()
+    }
+
+    #[test]
+    fn impossible_times_and_clocks_are_refused() {
+        let mut memory = CaseMemory::new(2, CaseParams::default(), 0).unwrap();
+        for case in prepare(cases(3), 2).unwrap() {
+            memory.append(case.case, &case.codes);
+            memory.next_id += 1;
+        }
+        let bytes =
+            |aging: Option<Aging>| codec::encode_with(MEMORY, aging, &MemoryState::from(&memory)).unwrap();
+        assert_eq!(bytes(None), memory.to_bytes().unwrap(), "the first layout");
+        let read = CaseMemory::from_bytes(&bytes(Some((2.0, 5.0)))).unwrap();
+        assert_eq!((read.params.half_life_days, read.clock), (Some(2.0), 5.0));
+        for bad in [
+            (0.0, 5.0),
+            (f64::NAN, 5.0),
+            (2.0, -1.0),
+            (2.0, f64::NAN),
+            (2.0, f64::INFINITY),
+        ] {
+            assert!(CaseMemory::from_bytes(&bytes(Some(bad))).is_err(), "{bad:?}");
+        }
+        let mut timeless = cases(1);
+        timeless[0].at = f64::NAN;
+        assert!(prepare(timeless, 2).is_err());
     }
 
     #[test]

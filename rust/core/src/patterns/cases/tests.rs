@@ -6,7 +6,7 @@ use crate::kernels;
 use crate::rng::{ChaCha8Rng, Rng, RngExt, normal, stream};
 use proptest::prelude::*;
 
-const D: usize = 16;
+pub(super) const D: usize = 16;
 
 pub(super) struct World {
     ids: Vec<ItemId>,

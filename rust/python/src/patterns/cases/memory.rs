@@ -41,6 +41,10 @@ use std::sync::Arc;
 /// max_bytes : int or None, default None
 ///     Byte budget of the cases. Beyond it, of the 256 oldest cases those go that say least, √|g| divided by the number of
 ///     cases about the same item. The newest case always stays.
+/// half_life_days : float or None, default None
+///     Days in which what a case counts halves: a_k and b_k are multiplied by 2^(−age/half-life). The age of a case is the
+///     latest time of any case (``learn(now=)``) less its own, so that it moves with what is learned and with no clock. None:
+///     cases do not age.
 /// seed : int, default 0
 ///     Kept with the state; the rule itself makes no random choice.
 ///
@@ -92,7 +96,7 @@ impl CaseMemory {
 #[pymethods]
 impl CaseMemory {
     #[new]
-    #[pyo3(signature = (dim, *, eta=0.6, adapt_width=0.2, temperature=0.1, recall_weight=0.2, recall_width=0.05, shrinkage=0.001, neighbors=128, max_bytes=None, seed=0))]
+    #[pyo3(signature = (dim, *, eta=0.6, adapt_width=0.2, temperature=0.1, recall_weight=0.2, recall_width=0.05, shrinkage=0.001, neighbors=128, max_bytes=None, half_life_days=None, seed=0))]
     #[expect(clippy::too_many_arguments, reason = "the public constructor")]
     fn new(
         dim: i64,
@@ -104,6 +108,7 @@ impl CaseMemory {
         shrinkage: f32,
         neighbors: i64,
         max_bytes: Option<i64>,
+        half_life_days: Option<f64>,
         seed: i128,
     ) -> PyResult<Self> {
         let params = core::CaseParams {
@@ -115,6 +120,7 @@ impl CaseMemory {
             shrinkage,
             neighbors: count("neighbors", neighbors)?,
             max_bytes: max_bytes.map(|b| count("max_bytes", b)).transpose()?,
+            half_life_days,
         };
         Ok(Self::holding(
             core::CaseMemory::new(count("dim", dim)?, params, arguments::seed(seed)?).py()?,
@@ -245,6 +251,8 @@ impl CaseMemory {
     ///     without them, and recall counts against them.
     /// source, user : str, default ""
     ///     Where the feedback came from and whose it is, for ``cases_of``.
+    /// now : float, default 0.0
+    ///     When it came, in seconds; matters only with ``half_life_days``.
     ///
     /// Returns
     /// -------
@@ -254,14 +262,15 @@ impl CaseMemory {
     /// Raises
     /// ------
     /// ValueError
-    ///     A clicked item is not exactly once among the candidates; the weight is out of range; ``q`` is zero.
+    ///     A clicked item is not exactly once among the candidates; the weight is out of range; ``q`` is zero; ``now``
+    ///     is not finite.
     /// ShapeError, DimensionMismatch, NotFiniteError
     ///     Before anything is remembered.
     ///
     /// Notes
     /// -----
     /// One search plus O(n·d).
-    #[pyo3(signature = (q, clicked_ids, candidate_ids, candidate_vectors, *, scores=None, weight=1.0, source="", user=""))]
+    #[pyo3(signature = (q, clicked_ids, candidate_ids, candidate_vectors, *, scores=None, weight=1.0, source="", user="", now=0.0))]
     #[expect(clippy::too_many_arguments, reason = "the public call")]
     fn learn(
         &self,
@@ -274,6 +283,7 @@ impl CaseMemory {
         weight: f32,
         source: &str,
         user: &str,
+        now: f64,
     ) -> PyResult<u64> {
         let dim = self.state.load().dim();
         let q = vector("q", q, Some(dim))?;
@@ -299,7 +309,7 @@ impl CaseMemory {
                         weight,
                         source,
                         user,
-                        at: 0.0,
+                        at: now,
                     };
                     memory.learn(&probe, &case)
                 })
