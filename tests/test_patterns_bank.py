@@ -279,6 +279,7 @@ def test_merge_similar_prune_decay_clear():
     fill(bank, 0, 1, 0.9, seed=5)
     after = {p.id: p.total_weight for p in bank.extract_patterns()}
     assert sum(after.values()) == pytest.approx(sum(weights) / 4 + 0.95, rel=0.2)
+    bank.merge_similar()
     assert bank.prune(1.1, 10**6) == 0, "each is the only pattern of its region"
     id = bank.patterns[0].id
     assert bank.get_pattern(id) == bank.patterns[0]

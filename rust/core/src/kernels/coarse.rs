@@ -7,7 +7,7 @@
 //! Points are packed 16 to a block of columns, in tiles of [`TILE`] points.
 
 use super::aligned::Aligned;
-use super::nearest::{Nearest, TILE};
+use super::nearest::{Nearest, TILE, fits};
 use super::split::{self, DEPTH, Engine, SIDE, TAME};
 
 /// Floats that one group of 32 of the depth takes for 16 rows in two parts.
@@ -22,7 +22,7 @@ pub(super) struct CoarseTable {
     /// At most 16 rows of length d, to rows.
     pub rows: unsafe fn(&[&[f32]], usize, *mut f32),
     pub nearest: unsafe fn(&Coarse, &[f32], &mut Nearest),
-    pub scores: unsafe fn(&Coarse, &[f32], &mut [f32]),
+    pub scores: unsafe fn(&Coarse, &[f32], &mut [f32], usize),
 }
 
 fn table() -> Option<&'static CoarseTable> {
@@ -119,15 +119,15 @@ impl Coarse {
         unsafe { (table.nearest)(self, tile, out) };
     }
 
-    /// Coarse scores of the centroids for each point of `tile`: out (k, [`TILE`]).
-    pub fn scores(&self, _on: &Engine, tile: &[f32], out: &mut [f32]) {
+    /// Coarse scores of the centroids for each point of `tile`: [`TILE`] numbers every `stride` of `out`, for each centroid.
+    pub fn scores(&self, _on: &Engine, tile: &[f32], out: &mut [f32], stride: usize) {
         assert!(
-            tile.len() == tile_len(self.d) && out.len() == self.half_norms.len() * TILE,
-            "coarse scores: expected one tile, out (k, {TILE})"
+            tile.len() == tile_len(self.d) && fits(self.half_norms.len(), out, stride),
+            "coarse scores: expected one tile, out (k, stride)"
         );
         let Some(table) = table() else { return };
         // SAFETY: the table is this processor's, the lengths agree, the engine is set up.
-        unsafe { (table.scores)(self, tile, out) };
+        unsafe { (table.scores)(self, tile, out, stride) };
     }
 }
 
@@ -185,8 +185,8 @@ mod tests {
                 pack_points(rows().collect::<Vec<_>>().into_iter(), d, &mut tile);
                 pack_tile(rows().collect::<Vec<_>>().into_iter(), d, &mut packed);
                 let (mut rough, mut exact) = (vec![0.0; k * TILE], vec![0.0; k * TILE]);
-                coarse.scores(&engine, &tile, &mut rough);
-                sites.scores(&packed, &mut exact);
+                coarse.scores(&engine, &tile, &mut rough, TILE);
+                sites.scores(&packed, &mut exact, TILE);
                 let (mut near, mut want) = (Nearest::default(), Nearest::default());
                 coarse.nearest(&engine, &tile, &mut near);
                 sites.nearest(&packed, &mut want);

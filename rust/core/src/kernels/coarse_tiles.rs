@@ -11,7 +11,7 @@
 use super::amx;
 use super::avx512::F32x16;
 use super::coarse::{Coarse, CoarseTable, GROUP};
-use super::nearest::{Nearest, Sink, TILE};
+use super::nearest::{Lines, Nearest, Sink, TILE};
 use super::simd::Simd;
 use super::split::{DEPTH, SIDE};
 use super::split_parts::{pairs, some, turn};
@@ -68,8 +68,8 @@ unsafe fn nearest(sites: &Coarse, tile: &[f32], mut out: &mut Nearest) {
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn scores(sites: &Coarse, tile: &[f32], mut out: &mut [f32]) {
-    scan(sites, tile, &mut out);
+unsafe fn scores(sites: &Coarse, tile: &[f32], out: &mut [f32], stride: usize) {
+    scan(sites, tile, &mut Lines { out, stride });
 }
 
 /// Two blocks of products, one of which is written while the other is read.
@@ -130,18 +130,40 @@ unsafe fn scan(sites: &Coarse, tile: &[f32], sink: &mut impl Sink) {
         end: 0,
         first: 0,
     };
+    // Tiles mostly follow one another in memory: all blocks together fetch the next one.
+    let side = groups * GROUP;
+    let mut next = Next {
+        line: tile.as_ptr().wrapping_add(2 * side),
+        count: (2 * side / 16).div_ceil(k.div_ceil(ROWS) * groups * 3).max(1),
+    };
     for (turn, first) in (0..k).step_by(ROWS).enumerate() {
         let a = sites.data.as_ptr().add(first / SIDE * groups * GROUP);
         let c = buffer.add(turn % 2 * ROWS * TILE);
         if first + SIDE < k {
-            block::<2, _>(a, tile.as_ptr(), groups, c, &mut waiting);
+            block::<2, _>(a, tile.as_ptr(), groups, c, &mut next, &mut waiting);
         } else {
-            block::<1, _>(a, tile.as_ptr(), groups, c, &mut waiting);
+            block::<1, _>(a, tile.as_ptr(), groups, c, &mut next, &mut waiting);
         }
         waiting.products = c;
         (waiting.row, waiting.end, waiting.first) = (0, ROWS.min(k - first), first);
     }
     waiting.advance(ROWS);
+}
+
+/// What is read after this tile, and how many lines of it are asked for at each step.
+struct Next {
+    line: *const f32,
+    count: usize,
+}
+
+impl Next {
+    #[inline(always)]
+    unsafe fn fetch(&mut self) {
+        for _ in 0..self.count {
+            _mm_prefetch::<_MM_HINT_T1>(self.line.cast());
+            self.line = self.line.wrapping_add(16);
+        }
+    }
 }
 
 /// `R` blocks of 16 centroids times two of 16 points: registers 0 to 3 sum, 4 and 5 hold centroids, 6 and 7 points.
@@ -151,6 +173,7 @@ unsafe fn block<const R: usize, S: Sink>(
     b: *const f32,
     groups: usize,
     c: *mut f32,
+    next: &mut Next,
     waiting: &mut Waiting<'_, S>,
 ) {
     const LDC: usize = TILE * 4;
@@ -179,6 +202,7 @@ unsafe fn block<const R: usize, S: Sink>(
     }
     macro_rules! products {
         () => {
+            next.fetch();
             amx::multiply!(0, 4, 6);
             amx::multiply!(1, 4, 7);
             if R == 2 {

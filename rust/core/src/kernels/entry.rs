@@ -143,8 +143,8 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn scores(sites: &nearest::Sites, points: &[f32], out: &mut [f32]) {
-            nearest::scores_in::<$lanes>(sites, points, out);
+        unsafe fn scores(sites: &nearest::Sites, points: &[f32], out: &mut [f32], stride: usize) {
+            nearest::scores_in::<$lanes>(sites, points, out, stride);
         }
 
         #[target_feature(enable = $features)]
@@ -153,14 +153,8 @@ macro_rules! entries {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn judge(
-            scores: &[f32],
-            stride: usize,
-            norms2: &[f32],
-            d2: &[f32],
-            weights: &[f32],
-        ) -> [f32; nearest::TILE] {
-            nearest::judge_in_order(scores, stride, norms2, d2, weights)
+        unsafe fn judge(scores: &[f32], norms2: &[f32], d2: &[f32], weights: &[f32]) -> [f32; nearest::TILE] {
+            nearest::judge_in_order(scores, norms2, d2, weights)
         }
 
         #[target_feature(enable = $features)]

@@ -172,14 +172,14 @@ impl Sites {
         self.half_norms.is_empty()
     }
 
-    /// Scores of the centroids for each point of `tile` (d, [`TILE`]): out (k, [`TILE`]).
-    pub fn scores(&self, tile: &[f32], out: &mut [f32]) {
+    /// Scores of the centroids for each point of `tile` (d, [`TILE`]): [`TILE`] numbers every `stride` of `out`, for each centroid.
+    pub fn scores(&self, tile: &[f32], out: &mut [f32], stride: usize) {
         assert!(
-            tile.len() == self.d * TILE && out.len() == self.len() * TILE,
-            "scores: expected tile (d, {TILE}), out (k, {TILE})"
+            tile.len() == self.d * TILE && fits(self.len(), out, stride),
+            "scores: expected tile (d, {TILE}), out (k, stride)"
         );
         // SAFETY: the table is this processor's, the lengths agree.
-        unsafe { (table().scores)(self, tile, out) };
+        unsafe { (table().scores)(self, tile, out, stride) };
     }
 
     /// The two best centroids for each point of `tile` (d, [`TILE`]).
@@ -191,6 +191,13 @@ impl Sites {
     }
 }
 
+/// Whether `out` has room for scores of `k` centroids, `stride` apart.
+pub(super) fn fits(k: usize, out: &[f32], stride: usize) -> bool {
+    stride >= TILE
+        && k.checked_sub(1)
+            .is_none_or(|last| out.len() >= last * stride + TILE)
+}
+
 /// Sums += w·x, in double precision.
 pub fn accumulate(w: f64, x: &[f32], sums: &mut [f64]) {
     assert_eq!(x.len(), sums.len(), "accumulate: lengths differ");
@@ -198,17 +205,17 @@ pub fn accumulate(w: f64, x: &[f32], sums: &mut [f64]) {
     unsafe { (table().accumulate)(w, x, sums) };
 }
 
-/// Σ w·min(d2, ‖x‖² − 2·score) over points in tiles, the scores of a tile `stride` apart: the error that is left with one more
-/// centroid. Each lane is summed up in single precision: a call should have few tiles.
+/// Σ w·min(d2, ‖x‖² − 2·score) over points in tiles: the error that is left with one more centroid. Each lane is summed up in
+/// single precision: a call should have few tiles.
 #[must_use]
-pub fn judge(scores: &[f32], stride: usize, norms2: &[f32], d2: &[f32], weights: &[f32]) -> f64 {
+pub fn judge(scores: &[f32], norms2: &[f32], d2: &[f32], weights: &[f32]) -> f64 {
     let n = norms2.len();
     assert!(
-        n.is_multiple_of(TILE) && d2.len() == n && weights.len() == n && stride >= TILE,
+        n.is_multiple_of(TILE) && scores.len() == n && d2.len() == n && weights.len() == n,
         "judge: expected whole tiles"
     );
     // SAFETY: the table is this processor's, the lengths agree.
-    let sums = unsafe { (table().judge)(scores, stride, norms2, d2, weights) };
+    let sums = unsafe { (table().judge)(scores, norms2, d2, weights) };
     let mut total = [0.0f64; 8];
     for eight in sums.as_chunks::<8>().0 {
         for (t, s) in total.iter_mut().zip(eight) {
@@ -220,18 +227,16 @@ pub fn judge(scores: &[f32], stride: usize, norms2: &[f32], d2: &[f32], weights:
 
 /// The reference of [`judge`], lane by lane; inlined into each tier, whose registers it then uses.
 #[inline(always)]
-pub(super) fn judge_in_order(
-    scores: &[f32],
-    stride: usize,
-    norms2: &[f32],
-    d2: &[f32],
-    weights: &[f32],
-) -> [f32; TILE] {
+pub(super) fn judge_in_order(scores: &[f32], norms2: &[f32], d2: &[f32], weights: &[f32]) -> [f32; TILE] {
     let mut sums = [0.0f32; TILE];
-    let tiles = norms2.chunks_exact(TILE).zip(d2.chunks_exact(TILE));
-    let tiles = tiles.zip(weights.chunks_exact(TILE)).zip(scores.chunks(stride));
-    for (((norms2, d2), weights), scores) in tiles {
-        let scores = &scores[..TILE];
+    // Arrays, whose length is known: whole registers and no checks.
+    let tiles = norms2.as_chunks::<TILE>().0.iter().zip(d2.as_chunks::<TILE>().0);
+    let more = weights
+        .as_chunks::<TILE>()
+        .0
+        .iter()
+        .zip(scores.as_chunks::<TILE>().0);
+    for ((norms2, d2), (weights, scores)) in tiles.zip(more) {
         for l in 0..TILE {
             sums[l] += weights[l] * lowered(norms2[l], scores[l], d2[l]);
         }
@@ -263,12 +268,19 @@ pub(super) trait Sink {
     unsafe fn take<V: Lanes, const R: usize>(&mut self, scores: [[V; 2]; R], first: usize, lane: usize);
 }
 
+/// Where scores go: those of each centroid `stride` after those before.
 #[cfg(target_arch = "x86_64")]
-impl Sink for &mut [f32] {
+pub(super) struct Lines<'a> {
+    pub(super) out: &'a mut [f32],
+    pub(super) stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Sink for Lines<'_> {
     #[inline(always)]
     unsafe fn take<V: Lanes, const R: usize>(&mut self, scores: [[V; 2]; R], first: usize, lane: usize) {
         for r in 0..R {
-            let p = self.as_mut_ptr().add((first + r) * TILE + lane);
+            let p = self.out.as_mut_ptr().add((first + r) * self.stride + lane);
             scores[r][0].store(p);
             scores[r][1].store(p.add(V::N));
         }
@@ -379,14 +391,14 @@ pub(super) unsafe fn nearest_in<V: Lanes>(sites: &Sites, tile: &[f32], out: &mut
 /// [`Sites::scores`] in one tier.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn scores_in<V: Lanes>(sites: &Sites, tile: &[f32], out: &mut [f32]) {
-    scan::<V>(sites, tile, out);
+pub(super) unsafe fn scores_in<V: Lanes>(sites: &Sites, tile: &[f32], out: &mut [f32], stride: usize) {
+    scan::<V>(sites, tile, Lines { out, stride });
 }
 
 /// The reference of [`Sites::nearest`].
 pub(super) fn nearest_scalar(sites: &Sites, tile: &[f32], out: &mut Nearest) {
     let mut all = vec![0.0f32; sites.len() * TILE];
-    scores_scalar(sites, tile, &mut all);
+    scores_scalar(sites, tile, &mut all, TILE);
     let mut scores = vec![0.0; sites.len()];
     for p in 0..TILE {
         for (score, line) in scores.iter_mut().zip(all.chunks_exact(TILE)) {
@@ -397,20 +409,20 @@ pub(super) fn nearest_scalar(sites: &Sites, tile: &[f32], out: &mut Nearest) {
 }
 
 /// The reference of [`Sites::scores`].
-pub(super) fn scores_scalar(sites: &Sites, tile: &[f32], out: &mut [f32]) {
+pub(super) fn scores_scalar(sites: &Sites, tile: &[f32], out: &mut [f32], stride: usize) {
     let d = sites.d;
     for (first, width) in blocks(sites.len()) {
         let block = &sites.data[first * d..(first + width) * d];
-        let out = &mut out[first * TILE..(first + width) * TILE];
-        out.fill(0.0);
+        let lines = || (first..first + width).map(|c| c * stride..c * stride + TILE);
+        lines().for_each(|line| out[line].fill(0.0));
         for (line, points) in block.chunks_exact(width).zip(tile.chunks_exact(TILE)) {
-            for (out, c) in out.chunks_exact_mut(TILE).zip(line) {
-                super::scalar::axpy(*c, points, out);
+            for (to, c) in lines().zip(line) {
+                super::scalar::axpy(*c, points, &mut out[to]);
             }
         }
     }
-    for (line, half) in out.chunks_exact_mut(TILE).zip(&sites.half_norms) {
-        line.iter_mut().for_each(|t| *t -= half);
+    for (line, half) in out.chunks_mut(stride).zip(&sites.half_norms) {
+        line[..TILE].iter_mut().for_each(|t| *t -= half);
     }
 }
 

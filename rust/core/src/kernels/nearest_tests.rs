@@ -20,7 +20,7 @@ fn every_tier_finds_the_best_two_of_float64_and_breaks_ties_low() {
             // SAFETY: the table is this processor's, the lengths agree.
             unsafe {
                 (table.nearest)(&sites, &tile, &mut out);
-                (table.scores)(&sites, &tile, &mut all);
+                (table.scores)(&sites, &tile, &mut all, TILE);
             }
             for (p, x) in points.chunks_exact(d).enumerate() {
                 let mut scores: Vec<(f64, usize)> = centroids
@@ -73,32 +73,27 @@ fn every_tier_accumulates_the_same_bits() {
 
 #[test]
 fn every_tier_judges_alike_and_right() {
-    for (tiles, draws) in [(1, 1), (3, 2), (70, 5)] {
+    for tiles in [1, 3, 70] {
         let mut r = rng::stream(tiles as u64, 3);
         let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| rng::normal(&mut r) as f32).collect() };
         let n = tiles * TILE;
-        let (scores, norms2) = (draw(n * draws), draw(n));
+        let (scores, norms2) = (draw(n), draw(n));
         let mut d2: Vec<f32> = draw(n).iter().map(|v| v.abs()).collect();
         d2[0] = f32::INFINITY;
         let weights: Vec<f32> = draw(n).iter().map(|v| v.abs()).collect();
-        let stride = draws * TILE;
-        for place in 0..draws {
-            let scores = &scores[place * TILE..];
-            let want: f64 = (0..n)
-                .map(|i| {
-                    let score = f64::from(scores[i / TILE * stride + i % TILE]);
-                    let new = (f64::from(norms2[i]) - 2.0 * score).max(0.0);
-                    f64::from(weights[i]) * new.min(f64::from(d2[i]))
-                })
-                .sum();
-            let got = judge(scores, stride, &norms2, &d2, &weights);
-            assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
-            let lanes = judge_in_order(scores, stride, &norms2, &d2, &weights);
-            for table in tiers().into_iter().filter_map(Table::of) {
-                // SAFETY: the table is this processor's, the lengths agree.
-                let found = unsafe { (table.judge)(scores, stride, &norms2, &d2, &weights) };
-                assert_eq!(found, lanes, "{}", table.tier.name());
-            }
+        let want: f64 = (0..n)
+            .map(|i| {
+                let new = (f64::from(norms2[i]) - 2.0 * f64::from(scores[i])).max(0.0);
+                f64::from(weights[i]) * new.min(f64::from(d2[i]))
+            })
+            .sum();
+        let got = judge(&scores, &norms2, &d2, &weights);
+        assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+        let lanes = judge_in_order(&scores, &norms2, &d2, &weights);
+        for table in tiers().into_iter().filter_map(Table::of) {
+            // SAFETY: the table is this processor's, the lengths agree.
+            let found = unsafe { (table.judge)(&scores, &norms2, &d2, &weights) };
+            assert_eq!(found, lanes, "{}", table.tier.name());
         }
     }
 }

@@ -7,14 +7,15 @@
 
 use super::points::{Points, Targets};
 use super::scanner::Scanner;
-use crate::kernels::Aligned;
 use crate::kernels::nearest::{Nearest, TILE, judge, lowered};
-use crate::kernels::{prefetch, squared_l2};
+use crate::kernels::{Aligned, squared_l2};
 use crate::rng::{ChaCha8Rng, RngExt, stream};
 
 /// Stream of the seed that draws centroids.
 const STREAM: u64 = 0x6b6d;
-/// Centroids per refresh at most.
+/// Draws are made for so many times the steps that the ones before lasted for: where the law changes fast, for few.
+const AHEAD: usize = 4;
+/// Steps that draws are made ahead for at most.
 const BATCH: usize = 24;
 /// Refusals in a row before the bound is refreshed, or found to be rounding alone.
 const PATIENCE: usize = 64;
@@ -35,25 +36,37 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
     let mut jury = (trials > 1 && k > 1).then(|| Jury::new(points, k, first));
     let mut bound = vec![f32::INFINITY; points.n];
     let mut refreshed = 0;
+    let mut heard_at = 0;
+    let mut pool: Vec<Draw> = Vec::new();
+    let mut ahead = AHEAD;
     while chosen.len() < k {
         refresh(points, &chosen[refreshed..], &mut bound);
         refreshed = chosen.len();
         let wheel = Wheel::weighted(points, &bound);
-        // The first centroids change the law most: refresh after 1, 2, 4, 8, 16, then every BATCH.
-        let target = k.min(refreshed + refreshed.min(BATCH));
-        let mut pool: Vec<Draw> = Vec::new();
-        while chosen.len() < target {
+        let (mut refused, mut accepted) = (0, 0);
+        while chosen.len() < k {
             if pool.len() < trials {
-                let wanted = trials * (target - chosen.len());
-                while pool.len() < wanted {
-                    let Some(draw) = propose(points, &wheel, &bound, &chosen, refreshed, &mut rng) else {
-                        break;
-                    };
-                    pool.push(draw);
-                }
-                if pool.is_empty() {
+                let since = chosen.len() - refreshed;
+                let left = k - chosen.len();
+                // A refresh pays once most draws are refused, or their distances to the new centroids cost as much.
+                if since > 0 && (refused > accepted || trials * since * since.min(left) > points.n) {
                     break;
                 }
+                // One step more, because some draws will be refused.
+                let wanted = trials * (ahead.min(left) + 1);
+                while pool.len() < wanted {
+                    let Some(draw) =
+                        propose(points, &wheel, &bound, &chosen, refreshed, &mut rng, &mut refused)
+                    else {
+                        break;
+                    };
+                    accepted += 1;
+                    pool.push(draw);
+                }
+                if pool.len() < trials && (since > 0 || pool.is_empty()) {
+                    break;
+                }
+                heard_at = chosen.len();
                 if let Some(jury) = &mut jury {
                     let drawn: Vec<usize> = pool.iter().map(|draw| draw.point).collect();
                     jury.hear(points, &drawn);
@@ -65,16 +78,20 @@ pub(super) fn plus_plus(points: &Points<'_>, k: usize, trials: usize, seed: u64)
             let step: Vec<Draw> = pool.drain(..trials.min(pool.len())).collect();
             let best = match &mut jury {
                 Some(jury) => {
-                    let places: Vec<usize> = step.iter().map(|draw| draw.place).collect();
-                    jury.pick(points, &places)
+                    let own = |draw: &Draw| {
+                        f64::from(points.weight(draw.point)) * f64::from(bound[draw.point].min(draw.d2))
+                    };
+                    let step: Vec<(usize, f64)> = step.iter().map(|draw| (draw.place, own(draw))).collect();
+                    jury.pick(points, &step)
                 }
                 None => 0,
             };
             let new = step[best].point;
             chosen.push(new);
             pool.retain_mut(|draw| draw.stands(points, new));
+            ahead = (AHEAD * (chosen.len() - heard_at)).min(BATCH);
         }
-        if chosen.len() == refreshed {
+        if chosen.len() == refreshed && pool.is_empty() {
             // Nothing was accepted against a fresh bound: what is left of it may be rounding. Go on with direct distances.
             exhaustive(points, k, trials, &mut jury, &mut chosen, &mut rng);
             break;
@@ -136,6 +153,7 @@ fn propose(
     chosen: &[usize],
     refreshed: usize,
     rng: &mut ChaCha8Rng,
+    refused: &mut usize,
 ) -> Option<Draw> {
     if wheel.total() <= 0.0 {
         return None;
@@ -152,17 +170,15 @@ fn propose(
         // The bound is D² but for rounding: mostly the bar lies so far below it that no distance needs to be computed.
         let sure = f64::from(bound[point] - 4.0 * points.scan_error(point, max_norm));
         let from = if draw.bar < sure { refreshed } else { 0 };
-        chosen[from..]
-            .iter()
-            .all(|&c| draw.stands(points, c))
-            .then_some(draw)
+        let stands = chosen[from..].iter().all(|&c| draw.stands(points, c));
+        *refused += usize::from(!stands);
+        stands.then_some(draw)
     })
 }
 
 /// Lowers the upper bounds of D² by the centroids `new`.
 fn refresh(points: &Points<'_>, new: &[usize], bound: &mut [f32]) {
-    let rows: Vec<f32> = new.iter().flat_map(|&c| points.row(c)).copied().collect();
-    let targets = points.targets(rows);
+    let targets = points.targets(points.gathered(new));
     let part = points.part();
     points.team.run(
         bound.chunks_mut(part).enumerate().collect(),
@@ -217,8 +233,9 @@ fn exhaustive(
         let best = match jury {
             Some(jury) => {
                 jury.hear(points, &draws);
-                let places: Vec<usize> = (0..draws.len()).collect();
-                jury.pick(points, &places)
+                let own = |&i: &usize| f64::from(points.weight(i)) * f64::from(d2[i]);
+                let step: Vec<(usize, f64)> = draws.iter().map(own).enumerate().collect();
+                jury.pick(points, &step)
             }
             None => 0,
         };
@@ -233,6 +250,10 @@ struct Jury {
     heard: usize,
     /// The draw that was picked last, if it has not lowered the distances yet.
     picked: Option<usize>,
+    /// Its part of all points.
+    share: f64,
+    /// Its error with the centroids so far.
+    left: f64,
 }
 
 /// Part of the jury: whole rows of [`COUNTED`] tiles, but for the last.
@@ -244,7 +265,7 @@ struct Bench {
     norms2: Vec<f32>,
     /// Squared distance to the nearest centroid so far.
     d2: Vec<f32>,
-    /// Scores of the draws heard: (tiles, draws, [`TILE`]).
+    /// Scores of the draws heard: for each row of tiles (draws, lanes of the row).
     scores: Vec<f32>,
     /// Errors: (rows of tiles, draws judged).
     errors: Vec<f64>,
@@ -252,6 +273,8 @@ struct Bench {
 
 /// Tiles whose error is summed up in single precision; what is summed up does not depend on the number of threads.
 const COUNTED: usize = 8;
+/// Points of a row of tiles.
+const ROW: usize = COUNTED * TILE;
 
 impl Jury {
     fn new(points: &Points<'_>, k: usize, first: usize) -> Self {
@@ -268,36 +291,40 @@ impl Jury {
             benches,
             heard: 0,
             picked: None,
+            share: size as f64 / points.n as f64,
+            left: f64::INFINITY,
         };
         jury.hear(points, &[first]);
-        jury.pick(points, &[0]);
+        jury.pick(points, &[(0, 0.0)]);
         jury
     }
 
     /// Scores `draws`; their places are their positions.
     fn hear(&mut self, points: &Points<'_>, draws: &[usize]) {
-        let rows: Vec<f32> = draws.iter().flat_map(|&c| points.row(c)).copied().collect();
-        let targets = points.targets(rows);
+        let targets = points.targets(points.gathered(draws));
         let before = self.heard;
         let picked = self.picked.take();
         self.heard = draws.len();
         points
             .team
             .run(self.benches.iter_mut().collect(), |bench: &mut Bench| {
-                bench.lower(before, picked);
+                if picked.is_some() {
+                    bench.judge(before, picked, &[]);
+                }
                 bench.hear(points, &targets, draws.len());
             });
     }
 
-    /// The first of `places` after which the weighted error is smallest, as a position in `places`; it becomes a centroid.
-    fn pick(&mut self, points: &Points<'_>, places: &[usize]) -> usize {
+    /// The first of `draws`, each a place and its own weighted error, after which the weighted error is smallest, as a position;
+    /// it becomes a centroid. What a draw brings is at least its own error, which the jury may not see.
+    fn pick(&mut self, points: &Points<'_>, draws: &[(usize, f64)]) -> usize {
         let heard = self.heard;
         let picked = self.picked.take();
+        let places: Vec<usize> = draws.iter().map(|(place, _)| *place).collect();
         points
             .team
             .run(self.benches.iter_mut().collect(), |bench: &mut Bench| {
-                bench.lower(heard, picked);
-                bench.judge(heard, places);
+                bench.judge(heard, picked, &places);
             });
         let mut errors = vec![0.0; places.len()];
         for some in self
@@ -307,8 +334,12 @@ impl Jury {
         {
             errors.iter_mut().zip(some).for_each(|(e, s)| *e += s);
         }
-        let best = errors.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1));
-        let position = best.map_or(0, |(position, _)| position);
+        let brings = |position: usize| (self.left - errors[position]).max(self.share * draws[position].1);
+        let best = (0..draws.len())
+            .rev()
+            .max_by(|&a, &b| brings(a).total_cmp(&brings(b)));
+        let position = best.unwrap_or(0);
+        self.left = errors[position];
         self.picked = Some(places[position]);
         position
     }
@@ -335,46 +366,33 @@ impl Bench {
     fn hear(&mut self, points: &Points<'_>, targets: &Targets, heard: usize) {
         let needed = self.weights.len() * heard;
         if self.scores.len() < needed {
-            self.scores.resize(needed, 0.0);
+            self.scores = vec![0.0; needed];
         }
         let scanner = Scanner::new(points, targets);
-        let scores = self.scores[..needed].chunks_exact_mut(heard * TILE);
-        for (tile, scores) in self.tiles.chunks_exact(points.tile_len()).zip(scores) {
-            scanner.scores(tile, scores);
-        }
-    }
-
-    /// The draw at `place` of those heard is a centroid.
-    fn lower(&mut self, heard: usize, place: Option<usize>) {
-        let Some(place) = place else { return };
-        let norms2 = self.norms2.chunks_exact(TILE);
-        let scores = self.scores[place * TILE..].chunks(heard * TILE);
-        for ((d2, norms2), scores) in self.d2.chunks_exact_mut(TILE).zip(norms2).zip(scores) {
-            for ((d2, norm2), score) in d2.iter_mut().zip(norms2).zip(scores) {
-                *d2 = lowered(*norm2, *score, *d2);
+        let tile_len = points.tile_len();
+        let rows = self.scores[..needed].chunks_mut(ROW * heard);
+        for (tiles, scores) in self.tiles.chunks(COUNTED * tile_len).zip(rows) {
+            let lanes = scores.len() / heard;
+            for (t, tile) in tiles.chunks_exact(tile_len).enumerate() {
+                scanner.scores(tile, &mut scores[t * TILE..], lanes);
             }
         }
     }
 
-    /// Errors that are left with the draw at each of `places`.
-    fn judge(&mut self, heard: usize, places: &[usize]) {
-        let stride = heard * TILE;
-        let row = COUNTED * TILE;
-        let scores = &self.scores[..self.norms2.len() * heard];
+    /// Errors that are left with the draw at each of `places`, once the one `picked` is a centroid.
+    fn judge(&mut self, heard: usize, picked: Option<usize>, places: &[usize]) {
         self.errors.clear();
-        let lanes = self.norms2.chunks(row).zip(self.d2.chunks(row));
-        let lanes = lanes.zip(self.weights.chunks(row)).enumerate();
-        for (r, ((norms2, d2), weights)) in lanes {
-            let of = |row: usize| &scores[(row * COUNTED * stride).min(scores.len())..];
-            // Scores lie far apart, so the processor does not see by itself what comes next.
-            for scores in of(r + 1).chunks_exact(stride).take(COUNTED) {
-                places.iter().for_each(|place| {
-                    prefetch(&scores[place * TILE..][..TILE]);
-                });
+        let rows = self.norms2.chunks(ROW).zip(self.d2.chunks_mut(ROW));
+        let rows = rows.zip(self.weights.chunks(ROW));
+        for (((norms2, d2), weights), scores) in rows.zip(self.scores.chunks(ROW * heard)) {
+            let of = |place: usize| &scores[place * norms2.len()..][..norms2.len()];
+            if let Some(place) = picked {
+                let new = norms2.iter().zip(of(place));
+                d2.iter_mut()
+                    .zip(new)
+                    .for_each(|(d2, (norm2, score))| *d2 = lowered(*norm2, *score, *d2));
             }
-            let judged = places
-                .iter()
-                .map(|place| judge(&of(r)[place * TILE..], stride, norms2, d2, weights));
+            let judged = places.iter().map(|&place| judge(of(place), norms2, d2, weights));
             self.errors.extend(judged);
         }
     }

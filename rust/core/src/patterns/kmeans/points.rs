@@ -137,6 +137,13 @@ impl<'a> Points<'a> {
         &self.rows[i * self.d..(i + 1) * self.d]
     }
 
+    /// Copies of the rows `ids`, one after the other.
+    pub(super) fn gathered(&self, ids: &[usize]) -> Vec<f32> {
+        let mut rows = Vec::with_capacity(ids.len() * self.d);
+        ids.iter().for_each(|&i| rows.extend_from_slice(self.row(i)));
+        rows
+    }
+
     pub(super) fn weight(&self, i: usize) -> f32 {
         self.weights.map_or(1.0, |w| w[i])
     }

@@ -74,11 +74,11 @@ impl<'s> Scanner<'s> {
         }
     }
 
-    /// Scores of all targets: out (k, [`TILE`]).
-    pub(super) fn scores(&self, tile: &[f32], out: &mut [f32]) {
+    /// Scores of all targets: [`TILE`] numbers every `stride` of `out`, for each target.
+    pub(super) fn scores(&self, tile: &[f32], out: &mut [f32], stride: usize) {
         match (&self.targets.coarse, &self.engine) {
-            (Some(coarse), Some(engine)) => coarse.scores(engine, tile, out),
-            _ => self.targets.sites().scores(tile, out),
+            (Some(coarse), Some(engine)) => coarse.scores(engine, tile, out, stride),
+            _ => self.targets.sites().scores(tile, out, stride),
         }
     }
 }
