@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sona import _core
 from sona.attention._arrays import Array, cotangent, floats, quote
 from sona.attention._errors import ParameterError
 from sona.attention._module import Module, linear, linear_vjp, uniform
@@ -31,33 +32,22 @@ class RouteOutput(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """A routing with what its gradient needs."""
+    """A routing, how its choices are sorted, and what its gradient needs."""
 
     result: RouteOutput
-    logits: Array
     probabilities: Array
     """``(E, tokens)``"""
+    order: Array
+    """All choices, numbered by place and then token, sorted by expert."""
+    ends: list[int]
+    """Where those of each expert end."""
 
 
 def _route(x: Array, weight: Array, top_k: int, norm: str) -> _Route:
-    logits = x @ weight.T
-    index = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k].astype(np.int64)
-    # Experts lead: sums over a short last axis are slow.
-    experts = weight.shape[0]
-    by_expert = np.ascontiguousarray(logits.reshape(-1, experts).T)
-    top = by_expert.max(axis=0)
-    e = np.exp(by_expert - top)
-    total = e.sum(axis=0)
-    p = e / total
-    chosen = p[index.reshape(-1, top_k).T, np.arange(total.size)]
-    gate = (chosen if norm == "full" else chosen / chosen.sum(axis=0)).T.reshape(index.shape)
-    tokens = max(total.size, 1)
-    load = np.bincount(index.ravel(), minlength=experts) / tokens
-    mean = p.sum(axis=1) / tokens
-    lse = top + np.log(total)
-    z = float((lse.astype(np.float64) ** 2).sum() / tokens)
-    aux = float(experts * (load * mean.astype(np.float64)).sum())
-    return _Route(RouteOutput(index, np.asarray(gate, dtype=x.dtype), aux, z), logits, np.asarray(p))
+    logits = np.ascontiguousarray(x @ weight.T)
+    index, gate, p, aux, z, order, ends = _core.route_experts(logits, top_k, norm == "selected")
+    shape = (*logits.shape[:-1], top_k)
+    return _Route(RouteOutput(index.reshape(shape), gate.reshape(shape), aux, z), p.reshape(len(weight), -1), order, ends)
 
 
 def _check_route(top_k: int, experts: int, norm: str) -> None:
@@ -100,6 +90,11 @@ def moe_route(x: Any, weight: Any, *, top_k: int, norm: str = "selected") -> Rou
         raise ShapeError(f"expected x (…, D) and weight (E, D), got {quote(('x', 'weight'), (x, weight))}")
     _check_route(top_k, weight.shape[0], norm)
     return _route(x, weight, top_k, norm).result
+
+
+def _groups(ends: list[int]) -> list[slice]:
+    """The stretch of each expert."""
+    return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 class MoEAttention(Module):
@@ -174,12 +169,16 @@ class MoEAttention(Module):
             bias=np.zeros(embed_dim),
         )
 
-    def _groups(self, index: Array) -> tuple[Array, list[slice]]:
-        """All choices, numbered by place and then token, sorted by expert; and the stretch of each expert."""
-        flat = np.ascontiguousarray(index.reshape(-1, self.top_k).T).reshape(-1)
-        ends = np.cumsum(np.bincount(flat, minlength=self.num_experts)).tolist()
-        starts = [0, *ends[:-1]]
-        return np.argsort(flat, kind="stable"), [slice(a, b) for a, b in zip(starts, ends, strict=True)]
+    def _by_expert(self, x: Array, name: str, order: Array, ends: list[int]) -> Array:
+        """Products of the choices with the weights of their experts; choice i has row i of x, counted around."""
+        weights = self._parameters[name]
+        done = _core.rows_by_expert(x, weights, order, ends)
+        if done is not None:
+            return done.reshape(len(order), -1)
+        rows = x[order % len(x)] if len(x) else x
+        out = np.empty((len(order), len(weights[0])), dtype=self.dtype)
+        out[order] = np.concatenate([linear(rows[group], w) for group, w in zip(_groups(ends), weights, strict=True)])
+        return out
 
     def __call__(self, x: Any, *, causal: bool | str = True) -> Array:
         """Attend within ``x (b, n, D)``; the routing is kept in ``last_route``."""
@@ -188,36 +187,33 @@ class MoEAttention(Module):
         b, n, width = x.shape
         route = _route(x, p["router.weight"], top_k, self.norm)
         self.last_route = route.result
-        order, groups = self._groups(route.result.index)
+        order, ends = route.order, route.ends
         tokens = x.reshape(-1, width)
-        rows = order % (b * n) if b * n else order
-
-        def by_expert(chosen: Array, name: str) -> Array:
-            """Products of the sorted choices with the weights of their experts, back in order."""
-            out = np.empty((len(order), len(p[name][0])), dtype=self.dtype)
-            out[order] = np.concatenate([linear(chosen[group], w) for group, w in zip(groups, p[name], strict=True)])
-            return out
-
         # Choices stand as a leading axis: they share keys and values.
-        queries = by_expert(tokens[rows], "input_linear.weight")
+        queries = self._by_expert(tokens, "input_linear.weight", order, ends)
         kv = linear(x, p["kv_proj.weight"])
-        k, v = (split_heads(part, heads) for part in np.split(kv, 2, axis=-1))
+        k, v = (split_heads(part, heads) for part in (kv[..., : self.hidden_dim], kv[..., self.hidden_dim :]))
         q = split_heads(queries.reshape(top_k, b, n, self.hidden_dim), heads)
         o = operands(q, k, v, scale=None)
         rule = with_mask(o, causal_code(causal))
-        context = join_heads(np.asarray(forward(o, rule))).reshape(queries.shape)[order]
+        context = join_heads(np.asarray(forward(o, rule))).reshape(queries.shape)
         gate = np.ascontiguousarray(route.result.gate.reshape(-1, top_k).T)
-        projected = by_expert(context, "output_linear.weight").reshape(top_k, b * n, width)
-        out = np.asarray((gate[..., None] * projected).sum(axis=0) + p["bias"]).reshape(b, n, width)
+        projected = self._by_expert(context, "output_linear.weight", order, ends).reshape(top_k, b * n, width)
+        out = p["bias"] + gate[0, :, None] * projected[0]
+        for place in range(1, top_k):
+            out += gate[place, :, None] * projected[place]
+        out = np.asarray(out).reshape(b, n, width)
 
         def pull(dout: Array) -> Gradients:
             d = cotangent(dout, out.shape, out.dtype).reshape(-1, width)
             dgate = (projected * d).sum(axis=-1).T
+            rows = order % (b * n) if b * n else order
+            groups, chosen = _groups(ends), context[order]
             dcontext = np.empty_like(context)
             weighted = gate.reshape(-1)[order, None] * d[rows]
             dw_out, dw_in = (np.zeros_like(p[f"{name}_linear.weight"]) for name in ("output", "input"))
             for e, group in enumerate(groups):
-                dw_out[e] = weighted[group].T @ context[group]
+                dw_out[e] = weighted[group].T @ chosen[group]
                 dcontext[order[group]] = weighted[group] @ p["output_linear.weight"][e]
             g = pullback(o, rule)(split_heads(dcontext.reshape(top_k, b, n, self.hidden_dim), heads))
             dqueries = join_heads(g["q"]).reshape(queries.shape)

@@ -5,6 +5,7 @@
 
 pub mod ball;
 pub mod dag;
+pub mod experts;
 pub mod graph;
 pub mod heads;
 pub mod hypervector;

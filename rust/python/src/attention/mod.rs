@@ -2,6 +2,7 @@
 
 mod call;
 mod dag;
+mod experts;
 mod graph;
 mod hypervector;
 mod linear;
@@ -32,6 +33,8 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(whole::differential_attend, m)?)?;
     m.add_function(wrap_pyfunction!(whole::ball_attend, m)?)?;
     m.add_function(wrap_pyfunction!(project::rows_by_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(experts::route_experts, m)?)?;
+    m.add_function(wrap_pyfunction!(experts::rows_by_expert, m)?)?;
     m.add_function(wrap_pyfunction!(winners::winners, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_pack, m)?)?;
     m.add_function(wrap_pyfunction!(hypervector::hdc_unpack, m)?)?;
