@@ -63,7 +63,7 @@ pub fn route<T: Real>(logits: &[T], experts: usize, k: usize, selected: bool) ->
     let mut means = vec![0.0; experts];
     for (line, mean) in probabilities.chunks_exact_mut(tokens.max(1)).zip(&mut means) {
         for (p, total) in line.iter_mut().zip(&totals) {
-            *p = *p / *total;
+            *p /= *total;
             *mean += wide(*p);
         }
     }

@@ -6,7 +6,7 @@
 //! denominator vanishes. A query then attends the features, with what they are relative to added to its logits.
 
 use super::heads::Heads;
-use super::threads;
+use super::{linear_tiles, threads};
 use crate::kernels::real::{
     Mat, Real, absorb, elu_plus_one, exp_minus, inner, largest, matmul, project, scale_by, transpose,
 };
@@ -77,6 +77,13 @@ impl<T: Real> Linear<'_, T> {
             let pieces = out.chunks_exact_mut(n * dv).enumerate().collect();
             let work = |(b, out): (usize, &mut [T]), (): &mut ()| self.causal(b, out);
             threads::share(threads::worth(h.len(), cost), pieces, || (), work);
+            return;
+        }
+        if let Features::Favor { omega, eps } = self.features
+            && eps == T::ZERO
+            && linear_tiles::pays(h, f)
+        {
+            linear_tiles::attend(h, omega, out);
             return;
         }
         let mut states: Vec<Option<State<T>>> = vec![None; h.len()];
@@ -358,7 +365,7 @@ impl<T: Real> Linear<'_, T> {
 }
 
 /// ‖scale·k‖²/2 of each row of `k`.
-fn half_squares<T: Real>(k: &[T], d: usize, scale: T, out: &mut [T]) {
+pub(super) fn half_squares<T: Real>(k: &[T], d: usize, scale: T, out: &mut [T]) {
     let factor = T::of(0.5) * scale * scale;
     for (x, k) in out.iter_mut().zip(k.chunks_exact(d.max(1))) {
         *x = factor * inner(k, k);

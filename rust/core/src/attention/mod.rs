@@ -11,6 +11,7 @@ pub mod heads;
 pub mod hypervector;
 mod kept;
 pub mod linear;
+mod linear_tiles;
 pub mod local;
 pub mod parted;
 pub mod rules;
