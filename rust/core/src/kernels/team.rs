@@ -9,8 +9,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Looks at the round before a thread goes to sleep: some tens of microseconds.
+/// Looks before a waiting thread offers its processor to others, and further looks, each after such an offer, before it goes to
+/// sleep: some tens of microseconds, and some hundreds if nobody wants it. Being woken takes tens.
 const AWAKE: usize = 1000;
+const PATIENT: usize = 500;
+
+/// Looks for a while whether `ready`.
+fn watch(ready: impl Fn() -> bool) {
+    for look in 0..AWAKE + PATIENT {
+        if ready() {
+            break;
+        }
+        if look < AWAKE {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
 
 /// Work of one round, called by every thread that comes in time. Valid while [`State::inside`] counts threads that have it.
 #[derive(Clone, Copy)]
@@ -131,12 +147,7 @@ struct Leave<'a>(&'a Shared);
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.state.lock().work = None;
-        for _ in 0..AWAKE {
-            if self.0.inside.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            std::hint::spin_loop();
-        }
+        watch(|| self.0.inside.load(Ordering::Relaxed) == 0);
         let mut state = self.0.state.lock();
         while state.inside > 0 {
             self.0.ended.wait(&mut state);
@@ -148,12 +159,7 @@ impl Shared {
     fn serve(&self) {
         let mut seen = 0;
         loop {
-            for _ in 0..AWAKE {
-                if self.round.load(Ordering::Relaxed) != seen {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
+            watch(|| self.round.load(Ordering::Relaxed) != seen);
             let mut state = self.state.lock();
             while state.round == seen && !state.over {
                 self.begun.wait(&mut state);
@@ -196,6 +202,7 @@ impl Drop for Team {
         drop(state);
         self.shared.begun.notify_all();
         // Until they have nothing left to do but end: the system takes its time over that.
+        watch(|| self.shared.state.try_lock().is_some_and(|state| state.here == 0));
         let mut state = self.shared.state.lock();
         while state.here > 0 {
             self.shared.ended.wait(&mut state);

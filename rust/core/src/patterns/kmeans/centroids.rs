@@ -72,26 +72,25 @@ impl Centroids {
         &self.rows[c * self.d..(c + 1) * self.d]
     }
 
-    /// Moves every centroid to the mean of its members, re-seeding empty clusters first. `labels` changes where a point
-    /// seeds an empty cluster; those points are returned. Returns the largest move too.
-    pub(super) fn update(&mut self, points: &Points<'_>, labels: &mut [u32]) -> (f32, Vec<usize>) {
-        let changed = self.changed(points, labels);
-        self.recount(points, labels, &changed);
+    /// Moves every centroid to the mean of its members, re-seeding empty clusters first; `changed` are the points whose label is
+    /// new. `labels` changes where a point seeds an empty cluster; those points are returned. Returns the largest move too.
+    pub(super) fn update(
+        &mut self,
+        points: &Points<'_>,
+        labels: &mut [u32],
+        changed: &[usize],
+    ) -> (f32, Vec<usize>) {
+        self.recount(points, labels, changed);
         let seeded = self.reseed(points, labels);
         self.recount(points, labels, &seeded);
         (self.recompute(points), seeded)
     }
 
-    /// Points that are not counted where they belong, ascending.
-    fn changed(&self, points: &Points<'_>, labels: &[u32]) -> Vec<usize> {
-        let part = points.part();
-        let mut found = vec![Vec::new(); points.n.div_ceil(part)];
-        let parts = found.iter_mut().enumerate().collect();
-        points.team.run(parts, |(p, found): (usize, &mut Vec<usize>)| {
-            let all = p * part..points.n.min((p + 1) * part);
-            found.extend(all.filter(|&i| labels[i] != self.counted[i]));
-        });
-        found.concat()
+    /// Adds the points from `first` on that are not counted where `labels` has them to `found`, ascending.
+    pub(super) fn changed(&self, first: usize, labels: &[u32], found: &mut Vec<usize>) {
+        let counted = &self.counted[first..];
+        let new = labels.iter().zip(counted).enumerate();
+        found.extend(new.filter(|(_, (l, c))| l != c).map(|(r, _)| first + r));
     }
 
     /// Brings sums, mass and member counts up to date for the points `changed`.

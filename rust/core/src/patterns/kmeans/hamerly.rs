@@ -44,66 +44,83 @@ impl Bounds {
         }
     }
 
-    /// Labels every point with its nearest centroid.
-    pub(super) fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
+    /// Labels every point with its nearest centroid. Returns the points whose label is new, ascending.
+    pub(super) fn assign(
+        &mut self,
+        points: &Points<'_>,
+        centroids: &Centroids,
+        labels: &mut [u32],
+    ) -> Vec<usize> {
         // Without hope, distances between centroids are not worth their time; zero is a bound too.
         let reach = if self.hopeless.iter().all(|h| *h) {
             vec![0.0; centroids.k]
         } else {
             half_distances(centroids, points.team)
         };
+        let moves = Moves::new(&centroids.moves);
         let part = points.part();
+        let mut found = vec![Vec::new(); points.n.div_ceil(part)];
         let parts = labels
             .chunks_mut(part)
             .zip(self.upper.chunks_mut(part))
             .zip(self.lower.chunks_mut(part))
             .zip(&mut self.hopeless)
+            .zip(&mut found)
             .enumerate()
-            .map(|(p, (((labels, upper), lower), hopeless))| Part {
-                first: p * part,
-                labels,
-                upper,
-                lower,
-                hopeless,
+            .map(|(p, ((((labels, upper), lower), hopeless), found))| {
+                let part = Part {
+                    first: p * part,
+                    labels,
+                    upper,
+                    lower,
+                    hopeless,
+                };
+                (part, found)
             })
             .collect();
         points
             .team
-            .run(parts, |part: Part<'_>| part.assign(points, centroids, &reach));
+            .run(parts, |(mut part, found): (Part<'_>, &mut Vec<usize>)| {
+                part.moved(&moves);
+                part.assign(points, centroids, &reach);
+                centroids.changed(part.first, part.labels, found);
+            });
+        found.concat()
     }
 
-    /// Widens the bounds by what the centroids moved; the points `seeded` start again.
-    pub(super) fn moved(
-        &mut self,
-        points: &Points<'_>,
-        centroids: &Centroids,
-        labels: &[u32],
-        seeded: &[usize],
-    ) {
+    /// The points `seeded` start again.
+    pub(super) fn forget(&mut self, seeded: &[usize]) {
+        for &i in seeded {
+            self.upper[i] = f32::INFINITY;
+            self.lower[i] = 0.0;
+        }
+    }
+}
+
+/// How far the centroids moved.
+struct Moves<'c> {
+    each: &'c [f32],
+    first: f32,
+    second: f32,
+    /// The centroid that moved farthest.
+    widest: usize,
+}
+
+impl<'c> Moves<'c> {
+    fn new(each: &'c [f32]) -> Self {
         let (mut first, mut second, mut widest) = (0.0f32, 0.0f32, 0);
-        for (c, m) in centroids.moves.iter().enumerate() {
+        for (c, m) in each.iter().enumerate() {
             if *m > first {
                 (first, second, widest) = (*m, first, c);
             } else if *m > second {
                 second = *m;
             }
         }
-        let part = points.part();
-        let parts = self.upper.chunks_mut(part).zip(self.lower.chunks_mut(part));
-        points.team.run(
-            parts.zip(labels.chunks(part)).collect(),
-            |((upper, lower), labels): ((&mut [f32], &mut [f32]), &[u32])| {
-                for ((u, l), label) in upper.iter_mut().zip(lower).zip(labels) {
-                    let label = *label as usize;
-                    *u = (*u + centroids.moves[label]) * UP;
-                    let others = if label == widest { second } else { first };
-                    *l = ((*l - others) * DOWN).max(0.0);
-                }
-            },
-        );
-        for &i in seeded {
-            self.upper[i] = f32::INFINITY;
-            self.lower[i] = 0.0;
+        Self {
+            each,
+            first,
+            second,
+            widest,
         }
     }
 }
@@ -132,7 +149,24 @@ fn half_distances(centroids: &Centroids, team: &Team) -> Vec<f32> {
 }
 
 impl Part<'_> {
-    fn assign(mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
+    /// Widens the bounds by what the centroids moved.
+    fn moved(&mut self, moves: &Moves<'_>) {
+        if self.labels[0] == NONE {
+            return;
+        }
+        for ((u, l), label) in self.upper.iter_mut().zip(&mut *self.lower).zip(&*self.labels) {
+            let label = *label as usize;
+            *u = (*u + moves.each[label]) * UP;
+            let others = if label == moves.widest {
+                moves.second
+            } else {
+                moves.first
+            };
+            *l = ((*l - others) * DOWN).max(0.0);
+        }
+    }
+
+    fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, reach: &[f32]) {
         let mut scanner = Scanner::new(points, &centroids.targets);
         let max_norm = centroids.targets.max_norm;
         let (mut probed, mut open) = (0, 0);
@@ -147,7 +181,7 @@ impl Part<'_> {
         *self.hopeless = 2 * open > probed && self.labels[0] != NONE;
         let mut out = Nearest::default();
         let mut waiting: Vec<usize> = Vec::with_capacity(2 * TILE);
-        let mut gathered = Aligned::zeros(points.tile_len());
+        let mut gathered = Aligned::default();
         for start in (0..self.labels.len()).step_by(TILE) {
             let end = (start + TILE).min(self.labels.len());
             let before = waiting.len();
@@ -201,7 +235,7 @@ impl Part<'_> {
     fn gather(
         &mut self,
         waiting: &mut Vec<usize>,
-        tile: &mut [f32],
+        tile: &mut Aligned,
         points: &Points<'_>,
         centroids: &Centroids,
         scanner: &mut Scanner<'_>,
@@ -209,6 +243,7 @@ impl Part<'_> {
     ) {
         let batch: Vec<usize> = waiting.drain(..waiting.len().min(TILE)).collect();
         let rows = batch.iter().map(|p| points.row(self.first + p));
+        tile.grow(points.tile_len());
         points.pack(rows, tile);
         let ids = batch.iter().map(|p| self.first + p);
         scanner.nearest(tile, ids, batch.iter().copied(), out);

@@ -15,36 +15,43 @@ pub(super) enum Assignment {
 }
 
 impl Assignment {
-    fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
+    /// Returns the points whose label is new, ascending.
+    fn assign(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) -> Vec<usize> {
         match self {
             Self::Full => full_scan(points, centroids, labels),
             Self::Bounded(bounds) => bounds.assign(points, centroids, labels),
         }
     }
 
-    fn moved(&mut self, points: &Points<'_>, centroids: &Centroids, labels: &[u32], seeded: &[usize]) {
+    fn seeded(&mut self, seeded: &[usize]) {
         if let Self::Bounded(bounds) = self {
-            bounds.moved(points, centroids, labels, seeded);
+            bounds.forget(seeded);
         }
     }
 }
 
-/// Labels every point with its nearest centroid, the lowest index among equals.
-pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) {
+/// Labels every point with its nearest centroid, the lowest index among equals. Returns the points whose label is new, ascending.
+pub(super) fn full_scan(points: &Points<'_>, centroids: &Centroids, labels: &mut [u32]) -> Vec<usize> {
     let part = points.part();
-    let parts = labels.chunks_mut(part).enumerate().collect();
-    points.team.run(parts, |(p, labels): (usize, &mut [u32])| {
-        let mut scanner = Scanner::new(points, &centroids.targets);
-        let mut out = Nearest::default();
-        let n = labels.len();
-        for start in (0..n).step_by(TILE) {
-            let keys = start..n.min(start + TILE);
-            let first = p * part + start;
-            scanner.nearest(points.tile(first / TILE), first.., keys.clone(), &mut out);
-            labels[keys.clone()].copy_from_slice(&out.indices()[..keys.len()]);
-            scanner.settle(keys.end == n, |key, lane, exact| labels[key] = exact.label(lane));
-        }
-    });
+    let mut found = vec![Vec::new(); points.n.div_ceil(part)];
+    let parts = labels.chunks_mut(part).zip(&mut found).enumerate().collect();
+    points.team.run(
+        parts,
+        |(p, (labels, found)): (usize, (&mut [u32], &mut Vec<usize>))| {
+            let mut scanner = Scanner::new(points, &centroids.targets);
+            let mut out = Nearest::default();
+            let n = labels.len();
+            for start in (0..n).step_by(TILE) {
+                let keys = start..n.min(start + TILE);
+                let first = p * part + start;
+                scanner.nearest(points.tile(first / TILE), first.., keys.clone(), &mut out);
+                labels[keys.clone()].copy_from_slice(&out.indices()[..keys.len()]);
+                scanner.settle(keys.end == n, |key, lane, exact| labels[key] = exact.label(lane));
+            }
+            centroids.changed(p * part, labels, found);
+        },
+    );
+    found.concat()
 }
 
 /// What the loop ended with.
@@ -67,10 +74,10 @@ pub(super) fn iterate(
     let mut iterations = 0;
     let mut largest = f32::INFINITY;
     while iterations < max_iterations {
-        assignment.assign(points, centroids, &mut labels);
+        let changed = assignment.assign(points, centroids, &mut labels);
         let seeded;
-        (largest, seeded) = centroids.update(points, &mut labels);
-        assignment.moved(points, centroids, &labels, &seeded);
+        (largest, seeded) = centroids.update(points, &mut labels, &changed);
+        assignment.seeded(&seeded);
         iterations += 1;
         if largest <= tol {
             break;

@@ -25,7 +25,7 @@ impl<'s> Scanner<'s> {
             targets,
             engine: if coarse { Engine::start::<f32>() } else { None },
             doubtful: Vec::new(),
-            tile: Aligned::zeros(if coarse { TILE * points.d } else { 0 }),
+            tile: Aligned::default(),
         }
     }
 
@@ -61,6 +61,9 @@ impl<'s> Scanner<'s> {
     /// Gives `take` the keys of doubtful points with a lane that holds their exact scores: once they fill a tile, or `all`.
     pub(super) fn settle(&mut self, all: bool, mut take: impl FnMut(usize, usize, &Nearest)) {
         let mut out = Nearest::default();
+        if !self.doubtful.is_empty() {
+            self.tile.grow(TILE * self.points.d);
+        }
         while self.doubtful.len() >= TILE || (all && !self.doubtful.is_empty()) {
             let rest = self.doubtful.len().saturating_sub(TILE);
             let batch = &self.doubtful[rest..];
