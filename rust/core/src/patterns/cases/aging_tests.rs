@@ -173,6 +173,21 @@ fn the_end_of_a_case_is_nothing_and_not_nan() {
 }
 
 #[test]
+fn no_time_and_no_half_life_makes_a_nan() {
+    for days in [f64::MIN_POSITIVE * f64::EPSILON, f64::MAX] {
+        let mut world = World::new(8, 9);
+        let (q, mut m) = (world.near(0), aging(Some(days)));
+        for at in [-f64::MAX, f64::MAX] {
+            learn(&world, &mut m, &q, 1, 1.0, at);
+        }
+        assert!(
+            scored(&world, &m, &q).0.scores.iter().all(|s| s.is_finite()),
+            "{days}"
+        );
+    }
+}
+
+#[test]
 fn the_clock_is_of_the_state_and_goes_with_it() {
     let mut world = World::new(8, 7);
     let mut m = memory(CaseParams {

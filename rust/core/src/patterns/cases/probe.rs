@@ -1,6 +1,6 @@
 //! What a memory has to say about one request: one neighbour search that everything else reads.
 
-use super::aging::left;
+use super::aging::{left, seconds};
 use super::counts::{Counts, Items};
 use super::credit::Credit;
 use super::found::Found;
@@ -85,12 +85,13 @@ impl Probe {
             k
         };
         let (a, b) = (kernel(params.adapt_width), kernel(params.recall_width));
+        let half_life = params.half_life_days.map(seconds);
         for (i, hit) in hits.iter().enumerate() {
             let (segment, slot) = locate(&probe.segments, hit.position);
             let case = &segment.cases[slot];
             let (mut a, mut b) = (a[i], f64::from(b[i]) * f64::from(case.weight));
-            if let Some(days) = params.half_life_days {
-                let left = left(memory.clock - case.at, days);
+            if let Some(half_life) = half_life {
+                let left = left(memory.clock - case.at, half_life);
                 a *= left as f32;
                 b *= left;
             }
