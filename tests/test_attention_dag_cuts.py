@@ -168,13 +168,14 @@ def test_distances_are_those_of_points_on_the_hyperboloid(case, step, curvature)
     n, edges, _, _ = case
     points, parent = explicit_points(n, edges, step)
     inner = points @ np.diag([-1.0, 1.0, 1.0]) @ points.T
-    want = np.arccosh(np.maximum(-inner, 1.0)) / math.sqrt(curvature)
+    # The product of two points errs by what the product of their first coordinates loses, and those grow with depth.
+    slack = 64 * np.finfo(np.float64).eps * np.outer(points[:, 0], points[:, 0])
     g = Dag(n, edges)
     r = dag_hierarchical_lorentz(g, step=step, curvature=curvature, temperature=0.7)
     np.testing.assert_array_equal(r.extras["parent"], parent)
     d = r.extras["distance"]
-    off = ~np.eye(n, dtype=bool)
-    np.testing.assert_allclose(d[off], want[off], rtol=1e-4)  # the points themselves lose digits
+    got = np.cosh(d * math.sqrt(curvature))
+    assert (np.abs(got + inner) <= 1e-12 * got + slack).all(), np.abs(got + inner).max()
     np.testing.assert_array_equal(d, d.T)
     assert (d.diagonal() == 0.0).all()
     weights = np.exp(-d / (step * 0.7))
