@@ -11,6 +11,7 @@ from sona.bench.routing_curves import (
     curve,
     difference,
     history,
+    mean_of_folds,
     out_of_fold,
     shuffled_within_tasks,
     single_models,
@@ -64,6 +65,9 @@ def test_every_row_is_judged_by_others():
     predicted = out_of_fold(data, spy)
     assert all(not train & test for train, test in seen)
     assert set().union(*(test for _, test in seen)) == set(range(len(data.x)))
+    judged = [np.array(sorted(test)) for _, test in seen]
+    own = [curve(data, test, predicted[0][test], predicted[1][test]).aiq for test in judged]
+    assert mean_of_folds(data, *predicted) == pytest.approx(np.mean(own), abs=1e-12)
     rows = np.arange(len(data.x))
     shuffled = shuffled_within_tasks(data, rows, *predicted, seed=0)
     assert sorted(shuffled[0][data.task == 0, 0]) == sorted(predicted[0][data.task == 0, 0])
