@@ -4,6 +4,7 @@
 //! keys a query sees and what is added to its logits ([`tile::Rule`]).
 
 pub mod ball;
+mod cuts;
 pub mod dag;
 pub mod experts;
 pub mod graph;

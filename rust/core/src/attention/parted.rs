@@ -1,8 +1,9 @@
 //! Operands of attention in parts: once they are cut up, the numbers themselves are not needed any more.
 
+use super::cuts::Cuts;
 use super::heads::{Buffers, Heads};
 use super::kept;
-use super::tile_split::{self, STRIP};
+use super::tile_split;
 use crate::kernels::Team;
 use crate::kernels::real::Real;
 use crate::kernels::split;
@@ -24,6 +25,8 @@ pub struct Parted<T: Real> {
     room: Box<Room<T>>,
     /// Queries per piece of work.
     chunk: usize,
+    /// There is one head.
+    alone: bool,
     /// Jobs per stored array of queries, and per listed part of it.
     strips: usize,
     listed: usize,
@@ -63,6 +66,15 @@ impl Stored {
     }
 }
 
+/// The strips of a piece of queries of width `d`.
+fn strips<T>(queries: &[T], d: usize, alone: bool) -> impl Iterator<Item = &[T]> {
+    let cuts = Cuts::new(queries.len() / d, alone);
+    (0..cuts.len()).map(move |i| {
+        let of = cuts.strip(i);
+        &queries[of.start * d..of.end * d]
+    })
+}
+
 fn arrays(of: &[usize]) -> usize {
     of.iter().max().map_or(0, |top| top + 1)
 }
@@ -74,6 +86,7 @@ impl<T: Real> Parted<T> {
             team: Team::new(threads),
             room: kept::take(),
             chunk,
+            alone: heads.len() == 1,
             strips: 0,
             listed: 0,
             keys: Stored::default(),
@@ -91,7 +104,7 @@ impl<T: Real> Parted<T> {
                 gathered.extend_from_slice(&array[i * d..(i + 1) * d]);
             }
         }
-        let mut jobs = Vec::with_capacity(queries * n.div_ceil(STRIP) + 2);
+        let mut jobs = Vec::with_capacity(queries * n.div_ceil(split::SIDE) + 2);
         let mut push = |cut: Cut, x, width: usize| {
             jobs.push(Job {
                 cut,
@@ -104,7 +117,7 @@ impl<T: Real> Parted<T> {
         let mut end = 0;
         for array in heads.q.chunks_exact(n * d).take(queries) {
             for piece in array.chunks(chunk * d) {
-                for strip in piece.chunks(STRIP * d) {
+                for strip in strips(piece, d, out.alone) {
                     end = push(Cut::Left, strip, d);
                 }
             }
@@ -112,11 +125,11 @@ impl<T: Real> Parted<T> {
         out.strips = end.checked_div(queries).unwrap_or(0);
         if !listed.is_empty() {
             for array in gathered.chunks_exact(listed.len() * d) {
-                for strip in array.chunks(STRIP * d) {
+                for strip in strips(array, d, out.alone) {
                     end = push(Cut::Left, strip, d);
                 }
             }
-            out.listed = listed.len().div_ceil(STRIP);
+            out.listed = Cuts::new(listed.len(), out.alone).len();
         }
         for (stored, cut, x, count, width) in [
             (&mut out.keys, Cut::Turned, heads.k, keys, d),
@@ -183,7 +196,8 @@ impl<T: Real> Parted<T> {
     pub(super) fn piece(&self, i: usize, first: usize) -> Queries<'_, T> {
         Queries {
             store: &self.room.store,
-            first: i * self.strips + first / self.chunk.max(1) * self.chunk.div_ceil(STRIP),
+            alone: self.alone,
+            first: i * self.strips + first / self.chunk.max(1) * Cuts::new(self.chunk, self.alone).len(),
         }
     }
 
@@ -191,6 +205,7 @@ impl<T: Real> Parted<T> {
     pub(super) fn listed(&self, i: usize, stored: usize) -> Queries<'_, T> {
         Queries {
             store: &self.room.store,
+            alone: self.alone,
             first: stored * self.strips + i * self.listed,
         }
     }
@@ -200,10 +215,16 @@ impl<T: Real> Parted<T> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Queries<'a, T> {
     store: &'a Store<T>,
+    alone: bool,
     first: usize,
 }
 
 impl<'a, T: Real> Queries<'a, T> {
+    /// Into which strips a piece of `n` queries was cut.
+    pub fn cuts(&self, n: usize) -> Cuts {
+        Cuts::new(n, self.alone)
+    }
+
     /// Strip `i`; None where it cannot be split.
     pub fn strip(&self, i: usize) -> Option<LeftRef<'a, T>> {
         self.store.left(self.first + i)

@@ -3,15 +3,14 @@
 //! All queries of a piece take turns with a block of keys, so that keys and values come once per piece from the far caches, and
 //! pieces follow one another without a gap.
 
+use super::cuts::{Cuts, STRIP};
 use super::parted::Queries;
 use super::tile::{Blocks, Rule, Span};
 use crate::kernels::Aligned;
-use crate::kernels::real::{Real, scale_by};
+use crate::kernels::real::{Real, divide_rows, fill_columns, scale_rows};
 use crate::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, RightRef, SIDE};
 use std::ops::Range;
 
-/// Queries whose logits are made and used while they sit in the nearest caches.
-pub(super) const STRIP: usize = 4 * SIDE;
 /// Strips that stay with the thread.
 const KEPT: usize = 8;
 /// Queries below which packing costs more than it saves, and widths below which a tile is mostly padding.
@@ -47,6 +46,12 @@ pub(super) struct Work<'a, T, R> {
     /// One row per query.
     pub out: &'a mut [T],
     pub lse: Option<&'a mut [T]>,
+}
+
+impl<T: Real, R> Work<'_, T, R> {
+    fn cuts(&self) -> Cuts {
+        self.parts.queries.cuts(self.queries.len())
+    }
 }
 
 /// Some queries of a piece and what is known of them so far.
@@ -177,17 +182,17 @@ struct Flow<'a, 's, T, R> {
 impl<'a, T: Real, R: Rule<T>> Flow<'a, '_, T, R> {
     /// Sends a piece through the turns; its last meetings stay in them.
     fn begin(&mut self, place: usize, work: Work<'a, T, R>) {
-        let queries = work.queries.len();
+        let cuts = work.cuts();
         self.s.begin(place, &work, self.wide);
         self.works[place] = Some(work);
-        let count = queries.div_ceil(STRIP);
+        let count = cuts.len();
         let last = |strip: &Strip<T>| strip.spans.last().map_or(0, |x| x.end);
         let m = self.s.strips[place][..count].iter().map(last).max().unwrap_or(0);
         // Several strips take turns with the same keys; a single one goes its own way.
         let turn = if count > 1 { self.block } else { m.max(1) };
         for at in (0..m).step_by(turn) {
             for strip in 0..count {
-                let n = STRIP.min(queries - strip * STRIP);
+                let n = cuts.strip(strip).len();
                 for i in 0..self.s.strips[place][strip].spans.len() {
                     let span = self.s.strips[place][strip].spans[i];
                     let (start, end) = (span.start.max(at), span.end.min(at + turn));
@@ -218,30 +223,23 @@ impl<'a, T: Real, R: Rule<T>> Flow<'a, '_, T, R> {
             return;
         };
         let (dv, wide) = (self.dv, self.wide);
-        for i in 0..work.queries.len().div_ceil(STRIP) {
+        let cuts = work.cuts();
+        for i in 0..cuts.len() {
             let strip = &self.s.strips[place][i];
-            let first = i * STRIP;
-            let end = (first + STRIP).min(work.queries.len());
+            let of = cuts.strip(i);
             if !strip.tame {
-                whole(&mut work, first..end);
+                whole(&mut work, of);
                 continue;
             }
-            let rows = work.out[first * dv..end * dv].chunks_exact_mut(dv);
-            for (r, row) in rows.enumerate() {
-                if strip.sum[r] == T::ZERO {
-                    row.fill(T::ZERO);
-                } else {
-                    let part = T::ONE / strip.sum[r];
-                    for (to, x) in row.iter_mut().zip(&self.s.sums[place][i][r * wide..]) {
-                        *to = *x * part;
-                    }
-                }
-                if let Some(lse) = work.lse.as_deref_mut() {
-                    let sum = strip.sum[r];
-                    lse[first + r] = if sum == T::ZERO {
+            let out = &mut work.out[of.start * dv..of.end * dv];
+            divide_rows(&self.s.sums[place][i], wide, &strip.sum[..of.len()], out);
+            if let Some(lse) = work.lse.as_deref_mut() {
+                let known = strip.top.iter().zip(&strip.sum);
+                for (lse, (top, sum)) in lse[of].iter_mut().zip(known) {
+                    *lse = if *sum == T::ZERO {
                         T::NEG_INFINITY
                     } else {
-                        strip.top[r] + sum.ln()
+                        *top + sum.ln()
                     };
                 }
             }
@@ -276,10 +274,8 @@ impl<'a, T: Real, R: Rule<T>> Flow<'a, '_, T, R> {
             let strip = &mut self.s.strips[gather.place][gather.strip];
             let sums = &mut self.s.sums[gather.place][gather.strip];
             let wide = self.wide;
-            for (row, fade) in sums.chunks_exact_mut(wide).zip(&strip.fade[..gather.n]) {
-                if strip.begun && *fade != T::ONE {
-                    scale_by(*fade, row);
-                }
+            if strip.begun {
+                scale_rows(&strip.fade[..gather.n], &mut sums[..gather.n * wide]);
             }
             let begun = std::mem::replace(&mut strip.begun, true);
             let pieces = gather.stretches.iter().enumerate().map(|(i, x)| Piece {
@@ -329,7 +325,8 @@ impl<T: Real> Strips<T> {
 
     /// Nothing is known of the queries yet.
     fn begin<R: Rule<T>>(&mut self, place: usize, work: &Work<'_, T, R>, wide: usize) {
-        let count = work.queries.len().div_ceil(STRIP);
+        let cuts = work.cuts();
+        let count = cuts.len();
         let (strips, sums) = (&mut self.strips[place], &mut self.sums[place]);
         let more = count.max(strips.len());
         sums.resize_with(more, Aligned::default);
@@ -341,8 +338,8 @@ impl<T: Real> Strips<T> {
             fade: [T::ONE; STRIP],
             begun: false,
         });
-        let strips = strips.iter_mut().zip(sums);
-        for (i, ((strip, sums), of)) in strips.zip(work.queries.chunks(STRIP)).enumerate() {
+        for (i, (strip, sums)) in strips.iter_mut().zip(sums).take(count).enumerate() {
+            let of = &work.queries[cuts.strip(i)];
             strip.spans.clear();
             strip.tame = work.parts.queries.strip(i).is_some();
             if strip.tame {
@@ -360,7 +357,7 @@ impl<T: Real> Strips<T> {
         if now.width == 0 {
             return;
         }
-        let queries = &work.queries[now.strip * STRIP..][..now.n];
+        let queries = &work.queries[work.cuts().strip(now.strip)];
         for Stretch {
             from,
             to,
@@ -371,11 +368,21 @@ impl<T: Real> Strips<T> {
             if !span.masked && to - from == span.end - span.start {
                 continue;
             }
-            for (line, i) in self.logits[0].chunks_exact_mut(now.width).zip(queries) {
-                let line = &mut line[*column..column + to - from];
-                line[..span.start - from].fill(T::NEG_INFINITY);
-                line[span.end - from..].fill(T::NEG_INFINITY);
-                if span.masked {
+            let logits = &mut self.logits[0];
+            for hidden in [
+                *column..column + span.start - from,
+                column + span.end - from..column + to - from,
+            ] {
+                fill_columns(
+                    &mut logits[..queries.len() * now.width],
+                    now.width,
+                    hidden,
+                    T::NEG_INFINITY,
+                );
+            }
+            if span.masked {
+                for (line, i) in logits.chunks_exact_mut(now.width).zip(queries) {
+                    let line = &mut line[*column..column + to - from];
                     work.rule
                         .apply(*i, span.start, &mut line[span.start - from..span.end - from]);
                 }

@@ -8,12 +8,14 @@ use super::matmul::Product;
 pub use super::neighbours::{Near, row_products, row_scores, weighted_rows};
 use super::real_table::RealTable;
 use super::recurrence::Scan;
+use super::rows::Quotient;
 use super::split::SplitTable;
 use super::tier::{Tier, tier};
 use super::transpose::Turn;
 use num_traits::{Float, NumAssign};
 use std::fmt::{Debug, Display};
 use std::iter::Sum;
+use std::ops::Range;
 
 /// `f32` or `f64`.
 pub trait Real:
@@ -186,6 +188,52 @@ pub fn add_scaled<T: Real>(alpha: T, x: &[T], y: &mut [T]) {
 pub fn scale_by<T: Real>(alpha: T, x: &mut [T]) {
     // SAFETY: the table is this processor's.
     unsafe { (T::kernels().scale)(alpha, x) }
+}
+
+/// Row r of x (rows, n) ← `by`\[r\]·row.
+pub fn scale_rows<T: Real>(by: &[T], x: &mut [T]) {
+    assert!(
+        x.is_empty() || x.len().checked_rem(by.len()) == Some(0),
+        "scale_rows: expected one factor per row"
+    );
+    // SAFETY: x has a row per factor; the table is this processor's.
+    unsafe { (T::kernels().scale_rows)(by, x) }
+}
+
+/// out (rows, n) ← the first n numbers of the rows of `x`, `stride` apart, each divided by its own of `by` (rows); zeros where
+/// that is zero.
+pub fn divide_rows<T: Real>(x: &[T], stride: usize, by: &[T], out: &mut [T]) {
+    let rows = by.len();
+    let n = out.len().checked_div(rows).unwrap_or(0);
+    assert!(
+        out.len() == rows * n && n <= stride && x.len() >= rows * stride,
+        "divide_rows: expected x (rows, stride), by (rows), out (rows, n)"
+    );
+    // SAFETY: the lengths are what the kernel reads and writes; the table is this processor's.
+    unsafe {
+        (T::kernels().divide)(Quotient {
+            x: x.as_ptr(),
+            stride,
+            by: by.as_ptr(),
+            rows,
+            n,
+            out: out.as_mut_ptr(),
+        });
+    }
+}
+
+/// Some columns of x (rows, width) ← `value`.
+pub fn fill_columns<T: Real>(x: &mut [T], width: usize, columns: Range<usize>, value: T) {
+    if columns.is_empty() || x.is_empty() {
+        return;
+    }
+    assert!(
+        columns.end <= width && x.len().is_multiple_of(width),
+        "fill_columns: expected columns of (rows, width)"
+    );
+    let (rows, from) = (x.len() / width, x[columns.start..].as_mut_ptr());
+    // SAFETY: every row has these columns; the table is this processor's.
+    unsafe { (T::kernels().fill)(from, rows, width, columns.len(), value) }
 }
 
 /// out[i] = rowᵢ·x for `matrix` (out, x).

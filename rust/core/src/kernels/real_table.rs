@@ -5,6 +5,7 @@ use super::matmul::Product;
 use super::neighbours::Near;
 use super::real::Real;
 use super::recurrence::Scan;
+use super::rows::Quotient;
 use super::simd::One;
 use super::split::SplitTable;
 use super::tier::{Tier, tier};
@@ -24,6 +25,10 @@ pub struct RealTable<T> {
     pub(super) dot: unsafe fn(&[T], &[T]) -> T,
     pub(super) axpy: unsafe fn(T, &[T], &mut [T]),
     pub(super) scale: unsafe fn(T, &mut [T]),
+    pub(super) scale_rows: unsafe fn(&[T], &mut [T]),
+    pub(super) divide: unsafe fn(Quotient<T>),
+    /// Rows at a pointer, their distance, how much of each, and what it becomes.
+    pub(super) fill: unsafe fn(*mut T, usize, usize, usize, T),
     /// Rows of one matrix times one vector.
     pub(super) project: unsafe fn(&[T], &[T], &mut [T]),
     pub(super) scan: unsafe fn(Scan<T>),
@@ -90,6 +95,24 @@ macro_rules! table {
             unsafe fn scale(alpha: $t, x: &mut [$t]) {
                 // SAFETY: the slice's own length.
                 unsafe { rows::scale::<$lanes>(alpha, x.as_mut_ptr(), x.len()) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn scale_rows(by: &[$t], x: &mut [$t]) {
+                let n = x.len().checked_div(by.len()).unwrap_or(0);
+                for (r, by) in by.iter().enumerate() {
+                    // SAFETY: the caller has checked that x is (by, n).
+                    unsafe { rows::scale::<$lanes>(*by, x.as_mut_ptr().add(r * n), n) }
+                }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn divide(q: Quotient<$t>) {
+                // SAFETY: the caller's contract, on this tier's processor.
+                unsafe { rows::divide::<$lanes>(q) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn fill(x: *mut $t, rows: usize, stride: usize, n: usize, value: $t) {
+                // SAFETY: the caller's contract, on this tier's processor.
+                unsafe { rows::fill::<$lanes>(x, rows, stride, n, value) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn project(matrix: &[$t], x: &[$t], out: &mut [$t]) {
@@ -161,6 +184,9 @@ macro_rules! table {
                 dot,
                 axpy,
                 scale,
+                scale_rows,
+                divide,
+                fill,
                 project,
                 scan,
                 decay_step,

@@ -93,6 +93,56 @@ pub(super) unsafe fn scale<V: Simd>(alpha: V::E, x: *mut V::E, n: usize) {
     }
 }
 
+/// Rows to be divided, `stride` numbers apart, each by its own number.
+#[derive(Clone, Copy)]
+pub(super) struct Quotient<T> {
+    pub x: *const T,
+    pub stride: usize,
+    pub by: *const T,
+    pub rows: usize,
+    /// Numbers of a row of the result.
+    pub n: usize,
+    pub out: *mut T,
+}
+
+/// out ← x / by, zero where `by` is.
+#[inline(always)]
+pub(super) unsafe fn divide<V: Simd>(q: Quotient<V::E>) {
+    for r in 0..q.rows {
+        let (x, out, by) = (q.x.add(r * q.stride), q.out.add(r * q.n), *q.by.add(r));
+        // A row may hold anything where it counts for nothing.
+        let nothing = by == V::E::ZERO;
+        let part = V::splat(if nothing { V::E::ZERO } else { V::E::ONE / by });
+        let mut i = 0;
+        while i + V::N <= q.n {
+            let y = V::load(x.add(i)).mul(part);
+            if nothing { part } else { y }.store(out.add(i));
+            i += V::N;
+        }
+        if i < q.n {
+            let y = V::load_part(x.add(i), q.n - i).mul(part);
+            if nothing { part } else { y }.store_part(out.add(i), q.n - i);
+        }
+    }
+}
+
+/// Rows of `n` numbers at `x`, `stride` apart, become `value`.
+#[inline(always)]
+pub(super) unsafe fn fill<V: Simd>(x: *mut V::E, rows: usize, stride: usize, n: usize, value: V::E) {
+    let v = V::splat(value);
+    for r in 0..rows {
+        let row = x.add(r * stride);
+        let mut i = 0;
+        while i + V::N <= n {
+            v.store(row.add(i));
+            i += V::N;
+        }
+        if i < n {
+            v.store_part(row.add(i), n - i);
+        }
+    }
+}
+
 /// out[i] = rowᵢ·x, the bits of [`dot`].
 #[inline(always)]
 pub(super) unsafe fn project<V: Simd>(rows: *const V::E, x: *const V::E, d: usize, out: &mut [V::E]) {

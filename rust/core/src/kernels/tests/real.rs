@@ -5,6 +5,7 @@ use super::super::matmul::Product;
 use super::super::real::Real;
 use super::super::real_table::RealTable;
 use super::super::recurrence::Scan;
+use super::super::rows::Quotient;
 use super::super::transpose::Turn;
 use super::*;
 
@@ -314,4 +315,61 @@ fn scans<T: Real>() {
 fn selective_scans_match_float64() {
     scans::<f32>();
     scans::<f64>();
+}
+
+fn strips<T: Real>() {
+    each::<T>(|t, unit| {
+        for (rows, n, stride) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (4, 16, 16),
+            (5, 33, 48),
+            (2, 64, 70),
+            (7, 0, 3),
+        ] {
+            let x = reals::<T>(rows * stride, 18);
+            let mut by = reals::<T>(rows, 19);
+            by[rows / 2] = T::ZERO;
+            let mut broken = x.clone();
+            broken[rows / 2 * stride..][..stride].fill(T::NEG_INFINITY);
+            let mut out = vec![T::ONE; rows * n];
+            let quotient = Quotient {
+                x: broken.as_ptr(),
+                stride,
+                by: by.as_ptr(),
+                rows,
+                n,
+                out: out.as_mut_ptr(),
+            };
+            // SAFETY: the processor has this tier, the arrays have these sizes.
+            unsafe { (t.divide)(quotient) };
+            let mut scaled = x.clone();
+            // SAFETY: as above.
+            unsafe { (t.scale_rows)(&by, &mut scaled) };
+            let mut filled = x.clone();
+            // SAFETY: as above.
+            unsafe { (t.fill)(filled.as_mut_ptr(), rows, stride, n, T::ONE) };
+            let (x, by) = (wide(&x), wide(&by));
+            for (i, got) in wide(&out).iter().enumerate() {
+                let (r, j) = (i / n, i % n);
+                let want = if by[r] == 0.0 {
+                    0.0
+                } else {
+                    x[r * stride + j] / by[r]
+                };
+                near(*got, want, unit * 4.0 * want.abs(), "quotient");
+            }
+            for (i, (scaled, filled)) in wide(&scaled).iter().zip(wide(&filled)).enumerate() {
+                let (r, j) = (i / stride, i % stride);
+                near(*scaled, x[i] * by[r], unit * 2.0 * scaled.abs(), "scaled row");
+                assert_eq!(filled, if j < n { 1.0 } else { x[i] }, "row {r}, column {j}");
+            }
+        }
+    });
+}
+
+#[test]
+fn rows_are_divided_scaled_and_filled() {
+    strips::<f32>();
+    strips::<f64>();
 }
