@@ -127,6 +127,11 @@ impl Simd for F32x8 {
         quarter(halve(self.0))
     }
     #[inline(always)]
+    unsafe fn present(self) -> u64 {
+        let there = _mm256_cmp_ps::<_CMP_NEQ_UQ>(self.0, _mm256_setzero_ps());
+        u64::from(_mm256_movemask_ps(there).cast_unsigned())
+    }
+    #[inline(always)]
     unsafe fn largest(self) -> f32 {
         biggest(_mm_max_ps(
             _mm256_castps256_ps128(self.0),

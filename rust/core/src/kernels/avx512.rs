@@ -98,6 +98,10 @@ impl Simd for F32x16 {
         quarter(halve16(self.0))
     }
     #[inline(always)]
+    unsafe fn present(self) -> u64 {
+        u64::from(_mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(self.0, _mm512_setzero_ps()))
+    }
+    #[inline(always)]
     unsafe fn largest(self) -> f32 {
         let m = _mm256_max_ps(
             _mm512_castps512_ps256(self.0),

@@ -103,6 +103,11 @@ impl Simd for F64x4 {
         _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)))
     }
     #[inline(always)]
+    unsafe fn present(self) -> u64 {
+        let there = _mm256_cmp_pd::<_CMP_NEQ_UQ>(self.0, _mm256_setzero_pd());
+        u64::from(_mm256_movemask_pd(there).cast_unsigned())
+    }
+    #[inline(always)]
     unsafe fn largest(self) -> f64 {
         let m = _mm_max_pd(_mm256_castpd256_pd128(self.0), _mm256_extractf128_pd::<1>(self.0));
         _mm_cvtsd_f64(_mm_max_sd(m, _mm_unpackhi_pd(m, m)))
@@ -218,6 +223,10 @@ impl Simd for F64x8 {
     unsafe fn sum(self) -> f64 {
         let (lo, hi) = halves(self.0);
         lo.add(hi).sum()
+    }
+    #[inline(always)]
+    unsafe fn present(self) -> u64 {
+        u64::from(_mm512_cmp_pd_mask::<_CMP_NEQ_UQ>(self.0, _mm512_setzero_pd()))
     }
     #[inline(always)]
     unsafe fn largest(self) -> f64 {

@@ -42,6 +42,7 @@ mod matmul;
 mod narrow;
 pub mod nearest;
 mod neighbours;
+pub mod nonzero;
 mod pages;
 mod panel;
 pub mod projection;

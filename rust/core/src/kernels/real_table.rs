@@ -29,6 +29,7 @@ pub struct RealTable<T> {
     pub(super) divide: unsafe fn(Quotient<T>),
     /// Rows at a pointer, their distance, how much of each, and what it becomes.
     pub(super) fill: unsafe fn(*mut T, usize, usize, usize, T),
+    pub(super) nonzero: unsafe fn(&[T], *mut u32, *mut T) -> usize,
     /// Rows of one matrix times one vector.
     pub(super) project: unsafe fn(&[T], &[T], &mut [T]),
     pub(super) scan: unsafe fn(Scan<T>),
@@ -115,6 +116,11 @@ macro_rules! table {
                 unsafe { rows::fill::<$lanes>(x, rows, stride, n, value) }
             }
             $(#[target_feature(enable = $features)])?
+            unsafe fn nonzero(x: &[$t], columns: *mut u32, values: *mut $t) -> usize {
+                // SAFETY: the caller has room for the whole row.
+                unsafe { rows::nonzero::<$lanes>(x.as_ptr(), x.len(), columns, values) }
+            }
+            $(#[target_feature(enable = $features)])?
             unsafe fn project(matrix: &[$t], x: &[$t], out: &mut [$t]) {
                 // SAFETY: the caller has checked that the matrix is (out, x).
                 unsafe { rows::project::<$lanes>(matrix.as_ptr(), x.as_ptr(), x.len(), out) }
@@ -187,6 +193,7 @@ macro_rules! table {
                 scale_rows,
                 divide,
                 fill,
+                nonzero,
                 project,
                 scan,
                 decay_step,

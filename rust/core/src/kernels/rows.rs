@@ -143,6 +143,41 @@ pub(super) unsafe fn fill<V: Simd>(x: *mut V::E, rows: usize, stride: usize, n: 
     }
 }
 
+/// The values of a row that are not zero, and their columns; returns how many. There is room for all.
+#[inline(always)]
+pub(super) unsafe fn nonzero<V: Simd>(
+    x: *const V::E,
+    n: usize,
+    columns: *mut u32,
+    values: *mut V::E,
+) -> usize {
+    let mut count = 0;
+    let mut i = 0;
+    while i < n {
+        let end = n.min(i + 64);
+        let mut there = 0;
+        let mut j = i;
+        while j < end {
+            let some = if end - j >= V::N {
+                V::load(x.add(j))
+            } else {
+                V::load_part(x.add(j), end - j)
+            };
+            there |= some.present() << (j - i);
+            j += V::N;
+        }
+        while there != 0 {
+            let at = i + there.trailing_zeros() as usize;
+            *columns.add(count) = at as u32;
+            *values.add(count) = *x.add(at);
+            count += 1;
+            there &= there - 1;
+        }
+        i = end;
+    }
+    count
+}
+
 /// out[i] = rowᵢ·x, the bits of [`dot`].
 #[inline(always)]
 pub(super) unsafe fn project<V: Simd>(rows: *const V::E, x: *const V::E, d: usize, out: &mut [V::E]) {

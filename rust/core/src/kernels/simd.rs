@@ -54,6 +54,8 @@ pub(super) trait Simd: Copy {
     unsafe fn sum(self) -> Self::E;
     /// Largest lane.
     unsafe fn largest(self) -> Self::E;
+    /// A bit for each lane that is not zero, NaN among them.
+    unsafe fn present(self) -> u64;
 }
 
 /// One number as a register: the portable form of the generic kernels.
@@ -152,6 +154,10 @@ macro_rules! one {
             #[inline(always)]
             unsafe fn sum(self) -> $t {
                 self.0
+            }
+            #[inline(always)]
+            unsafe fn present(self) -> u64 {
+                u64::from(self.0 != 0.0)
             }
             #[inline(always)]
             unsafe fn largest(self) -> $t {
