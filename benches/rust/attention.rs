@@ -9,6 +9,7 @@ use sona_core::attention::threads;
 use sona_core::attention::tile::Blocks;
 use sona_core::kernels::Aligned;
 use sona_core::kernels::real::{Mat, absorb, matmul, project, selective_scan, transpose};
+use sona_core::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, Right, SIDE};
 use std::hint::black_box;
 
 fn values(len: usize, seed: u32) -> Aligned {
@@ -110,6 +111,70 @@ fn kernels(c: &mut Criterion) {
     g.finish();
 }
 
+/// What 64 queries do with 256 keys by tiles: the products alone, the softmax alone, and both by turns.
+fn tiles(c: &mut Criterion) {
+    const QUERIES: usize = 64;
+    const KEYS: usize = 256;
+    let Some(engine) = Engine::start::<f32>() else {
+        return;
+    };
+    let mut g = c.benchmark_group("attention by tiles, 64 queries × 256 keys, d 64");
+    let (mut queries, mut weights, mut next) = (Left::default(), Left::default(), Left::default());
+    let (k, v) = (values(KEYS * 64, 2), values(KEYS * 64, 3));
+    let (Some(keys), Some(of), true) = (
+        Right::turned(&k[..], 64),
+        Right::upright(&v[..], 64),
+        queries.fill(&values(QUERIES * 64, 1), 64),
+    ) else {
+        return;
+    };
+    let (mut logits, ready) = (values(QUERIES * KEYS, 4), values(QUERIES * KEYS, 5));
+    let mut sums = values(QUERIES * 64, 6);
+    let (mut top, mut sum, mut fade) = ([0.0; QUERIES], [0.0; QUERIES], [1.0; QUERIES]);
+    macro_rules! step {
+        () => {
+            Online {
+                logits: &ready[..],
+                width: KEYS,
+                top: &mut top,
+                sum: &mut sum,
+                fade: &mut fade,
+            }
+        };
+    }
+    weights.absorb(step!());
+    let piece = |depth, columns, add| Piece {
+        of: 0..depth,
+        columns: 0..columns,
+        groups: 0..depth,
+        at: 0,
+        add,
+    };
+    macro_rules! products {
+        () => {{
+            let mut x = Products::default();
+            let (first, second) = (piece(2, KEYS / SIDE, false), piece(KEYS / DEPTH, 4, true));
+            x.push(
+                keys.view(),
+                queries.view(),
+                std::iter::once(first),
+                &mut logits,
+                KEYS,
+            );
+            x.push(of.view(), weights.view(), std::iter::once(second), &mut sums, 64);
+            x
+        }};
+    }
+    g.bench_function("softmax", |bench| {
+        bench.iter(|| black_box(&mut next).absorb(step!()));
+    });
+    g.bench_function("products", |bench| bench.iter(|| products!().run(&engine)));
+    g.bench_function("products and softmax", |bench| {
+        bench.iter(|| products!().run_beside(&engine, black_box(&mut next), step!()));
+    });
+    g.finish();
+}
+
 fn heads(c: &mut Criterion) {
     threads::set(1);
     let mut g = c.benchmark_group("attention, one head, d 64");
@@ -155,6 +220,6 @@ fn heads(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30);
-    targets = kernels, heads
+    targets = kernels, tiles, heads
 }
 criterion_main!(benches);

@@ -9,6 +9,7 @@ pub mod dag;
 pub mod experts;
 pub mod graph;
 pub mod heads;
+pub mod heads_vjp;
 pub mod hypervector;
 mod kept;
 pub mod linear;

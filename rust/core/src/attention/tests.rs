@@ -1,6 +1,7 @@
 //! The tile driver against softmax attention written out, over sizes that do and do not fill tiles.
 
-use super::heads::{Heads, StoredGradients};
+use super::heads::Heads;
+use super::heads_vjp::StoredGradients;
 use super::local::local_global;
 use super::rules::{BlockSparse, Causal, Dense, LocalGlobal, Mask};
 use super::tile::{Blocks, Rule, Span};

@@ -5,7 +5,7 @@ use super::operands::{Float, Operand, flat, run};
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use sona_core::attention::heads::StoredGradients;
+use sona_core::attention::heads_vjp::StoredGradients;
 use sona_core::attention::local::{local_global, local_global_parted};
 use sona_core::attention::parted::Parted;
 use sona_core::attention::rules::Causal;
