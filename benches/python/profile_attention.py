@@ -28,7 +28,7 @@ from machine import machine
 ROOT = Path(__file__).resolve().parents[2]
 
 KINDS = {
-    "tiles and what is beside them": r"split_tiles::(multiply_absorb|multiply_left)",
+    "tiles and what is beside them": r"split_tiles::(multiply_absorb|multiply_left)|bit_tiles",
     "tiles alone": r"split_tiles::multiply$",
     "cutting": r"split_parts::",
     "float32 products": r"(avx512|avx2|scalar)\w*::(multiply|project|weighted|dot)$|hamming",

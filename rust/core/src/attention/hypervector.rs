@@ -158,13 +158,12 @@ impl<'a> Rows<'a> {
     #[must_use]
     pub fn copied(packed: &[u64], w: usize) -> Self {
         let (n, stride) = (packed.len().checked_div(w).unwrap_or(0), w.next_multiple_of(8));
-        let mut words = vec![0u64; n * stride + 8];
+        let mut words = Vec::<u64>::with_capacity(n * stride + 8);
         let offset = words.as_ptr().align_offset(64).min(8);
-        for (to, row) in words[offset..]
-            .chunks_exact_mut(stride.max(8))
-            .zip(packed.chunks_exact(w.max(1)))
-        {
-            to[..w].copy_from_slice(row);
+        words.resize(offset, 0);
+        for row in packed.chunks_exact(w.max(1)) {
+            words.extend_from_slice(row);
+            words.resize(words.len() + stride - w, 0);
         }
         Self {
             words: Cow::Owned(words),
@@ -179,8 +178,11 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Rows of `a` per piece of work: with four of `b` they stay in the first cache level.
-const PIECE: usize = 16;
+/// Most rows of `a` per piece of work, and rows of `b` that they meet at a time: the counts stay in the second cache level. Tiles
+/// take 32 rows of each at once.
+const PIECE: usize = 128;
+const COLUMNS: usize = 512;
+const TILES: usize = 32;
 
 /// 1 − 2·(differing bits)/`dim` of every row of `a` with every row of `b`, (n, m).
 #[must_use]
@@ -191,17 +193,24 @@ pub fn similarities(a: &Rows<'_>, b: &Rows<'_>, dim: usize) -> Vec<f64> {
         return out;
     }
     let share = 2.0 / dim as f64;
-    let pieces = out.chunks_mut(PIECE * m).enumerate().collect();
+    let threads = threads::worth(n.div_ceil(TILES), n * m * a.stride);
+    let piece = n.div_ceil(threads).next_multiple_of(TILES).min(PIECE);
+    let pieces = out.chunks_mut(piece * m).enumerate().collect();
     threads::share(
-        threads::worth(n.div_ceil(PIECE), n * m * a.stride),
+        threads,
         pieces,
         Vec::new,
         |(block, out): (usize, &mut [f64]), counts: &mut Vec<u32>| {
-            counts.resize(out.len(), 0);
             let rows = out.len() / m;
-            hamming_pairs(a.of(block * PIECE, rows), b.of(0, m), a.stride, counts);
-            for (out, count) in out.iter_mut().zip(counts) {
-                *out = 1.0 - f64::from(*count) * share;
+            for column in (0..m).step_by(COLUMNS) {
+                let columns = COLUMNS.min(m - column);
+                counts.resize(rows * columns, 0);
+                hamming_pairs(a.of(block * piece, rows), b.of(column, columns), a.stride, counts);
+                for (out, counts) in out.chunks_exact_mut(m).zip(counts.chunks_exact(columns)) {
+                    for (out, count) in out[column..].iter_mut().zip(counts) {
+                        *out = 1.0 - f64::from(*count) * share;
+                    }
+                }
             }
         },
     );

@@ -29,6 +29,12 @@ pub(super) fn available() -> bool {
     })
 }
 
+/// The processor also has products of tables of bytes.
+pub(super) fn multiplies_bytes() -> bool {
+    const INT8: u32 = 1 << 25;
+    available() && __cpuid_count(7, 0).edx & INT8 == INT8
+}
+
 /// Asks Linux for the tile registers, once for the whole process and the threads it will start.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
@@ -144,4 +150,14 @@ macro_rules! multiply {
     };
 }
 
-pub(super) use {load, multiply, store, zero};
+/// Register `$c` plus rows of fours of bytes `$a` times fours of rows `$b`, without signs, in 32 bits.
+macro_rules! multiply_bytes {
+    ($c:literal, $a:literal, $b:literal) => {
+        std::arch::asm!(
+            concat!("tdpbuud tmm", $c, ", tmm", $a, ", tmm", $b),
+            options(nostack, nomem, preserves_flags)
+        )
+    };
+}
+
+pub(super) use {load, multiply, multiply_bytes, store, zero};

@@ -1,6 +1,9 @@
 //! Hamming distances: of 512-bit sketches in blocks, and of long rows of bits.
 
+#[cfg(target_arch = "x86_64")]
+use super::bit_tiles::BitTiles;
 use super::tier::{Tier, tier};
+use std::ops::Range;
 
 /// A sketch: one cache line.
 pub type Sketch = [u64; 8];
@@ -50,6 +53,9 @@ pub fn hamming(a: &[u64], b: &[u64]) -> u32 {
 /// Rows of each side of a block of pairs: every load then serves four pairs.
 const SIDE: usize = 4;
 
+/// Rows of `a` that meet all of `b`, four at a time: with those four they stay in the first cache level.
+const STRIP: usize = 16;
+
 /// out (n, m) = number of bits in which rows of `a` (n, w) and `b` (m, w) differ.
 pub fn hamming_pairs(a: &[u64], b: &[u64], w: usize, out: &mut [u32]) {
     let (n, m) = (
@@ -60,25 +66,39 @@ pub fn hamming_pairs(a: &[u64], b: &[u64], w: usize, out: &mut [u32]) {
         a.len() == n * w && b.len() == m * w && out.len() == n * m,
         "hamming_pairs: expected a (n, w), b (m, w), out (n, m)"
     );
-    // Rows of `a` inside: the caller's sixteen stay in the first cache level.
-    for j in (0..m).step_by(SIDE) {
-        for i in (0..n).step_by(SIDE) {
-            #[cfg(target_arch = "x86_64")]
-            if i + SIDE <= n
-                && j + SIDE <= m
-                && tier() >= Tier::Avx512
-                && is_x86_feature_detected!("avx512vpopcntdq")
-            {
-                // SAFETY: the tier has AVX-512 F, and the processor counts bits in its registers; four whole rows each.
-                let counts = unsafe { x86::square_avx512(&a[i * w..], &b[j * w..], w) };
-                for (r, counts) in counts.iter().enumerate() {
-                    out[(i + r) * m + j..][..SIDE].copy_from_slice(counts);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tiles) = BitTiles::of(n, m, w) {
+        tiles.count(a, b, w, out, m);
+        pairs_of(a, b, w, out, 0..tiles.rows, tiles.columns..m);
+        return pairs_of(a, b, w, out, tiles.rows..n, 0..m);
+    }
+    pairs_of(a, b, w, out, 0..n, 0..m);
+}
+
+/// [`hamming_pairs`] of some rows of `a` with some of `b`, in registers.
+fn pairs_of(a: &[u64], b: &[u64], w: usize, out: &mut [u32], rows: Range<usize>, columns: Range<usize>) {
+    let m = b.len().checked_div(w).unwrap_or(0);
+    for strip in rows.clone().step_by(STRIP) {
+        let end = rows.end.min(strip + STRIP);
+        for j in columns.clone().step_by(SIDE) {
+            for i in (strip..end).step_by(SIDE) {
+                #[cfg(target_arch = "x86_64")]
+                if i + SIDE <= end
+                    && j + SIDE <= columns.end
+                    && tier() >= Tier::Avx512
+                    && is_x86_feature_detected!("avx512vpopcntdq")
+                {
+                    // SAFETY: the tier has AVX-512 F, and the processor counts bits in its registers; four whole rows each.
+                    let counts = unsafe { x86::square_avx512(&a[i * w..], &b[j * w..], w) };
+                    for (r, counts) in counts.iter().enumerate() {
+                        out[(i + r) * m + j..][..SIDE].copy_from_slice(counts);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            for r in i..(i + SIDE).min(n) {
-                for c in j..(j + SIDE).min(m) {
-                    out[r * m + c] = hamming(&a[r * w..(r + 1) * w], &b[c * w..(c + 1) * w]);
+                for r in i..(i + SIDE).min(end) {
+                    for c in j..(j + SIDE).min(columns.end) {
+                        out[r * m + c] = hamming(&a[r * w..(r + 1) * w], &b[c * w..(c + 1) * w]);
+                    }
                 }
             }
         }
@@ -302,7 +322,7 @@ mod tests {
         }
 
         #[test]
-        fn pairs_count_the_same(w in 0usize..40, n in 0usize..11, m in 0usize..11, seed: u64) {
+        fn pairs_count_the_same(w in 0usize..40, n in 0usize..75, m in 0usize..75, seed: u64) {
             let word = |i: usize| (i as u64 + 1).wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let a: Vec<u64> = (0..n * w).map(word).collect();
             let b: Vec<u64> = (0..m * w).map(|i| word(i + 1000)).collect();

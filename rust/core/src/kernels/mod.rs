@@ -18,6 +18,8 @@ mod avx2;
 mod avx512;
 mod ball;
 #[cfg(target_arch = "x86_64")]
+mod bit_tiles;
+#[cfg(target_arch = "x86_64")]
 mod bytes;
 pub mod coarse;
 #[cfg(target_arch = "x86_64")]
