@@ -1,6 +1,6 @@
 //! Operands of attention in parts: once they are cut up, the numbers themselves are not needed any more.
 
-use super::cuts::Cuts;
+use super::cuts::{Cuts, STRIP};
 use super::heads::{Buffers, Heads};
 use super::kept;
 use super::tile_split;
@@ -25,7 +25,7 @@ pub struct Parted<T: Real> {
     room: Box<Room<T>>,
     /// Queries per piece of work.
     chunk: usize,
-    /// There is one head.
+    /// There is one head, in pieces of several strips.
     alone: bool,
     /// Jobs per stored array of queries, and per listed part of it.
     strips: usize,
@@ -86,7 +86,7 @@ impl<T: Real> Parted<T> {
             team: Team::new(threads),
             room: kept::take(),
             chunk,
-            alone: heads.len() == 1,
+            alone: heads.len() == 1 && chunk > STRIP,
             strips: 0,
             listed: 0,
             keys: Stored::default(),
