@@ -33,7 +33,7 @@ KINDS = {
     "cutting": r"split_parts::",
     "float32 products": r"(avx512|avx2|scalar)\w*::(multiply|project|weighted|dot)$|hamming",
     "exponentials, distances": r"::(absorb|decays|distances|apart|largest|exp\w*)$|expf",
-    "copies, zeros": r"__mem(move|cpy|set)|SpecFill|::fill$",
+    "copies, zeros": r"__mem(move|cpy|set)|SpecFill|::fill$|::nonzero$",
     "system": r"\[k\]",
     "Python, numpy": r"libpython|umath|ld-linux|libc\.so|\[vdso\]|math\.cpython",
 }
