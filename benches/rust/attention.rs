@@ -7,9 +7,10 @@ use sona_core::attention::heads::Heads;
 use sona_core::attention::rules::{Causal, Dense, Mask};
 use sona_core::attention::threads;
 use sona_core::attention::tile::Blocks;
-use sona_core::kernels::Aligned;
 use sona_core::kernels::real::{Mat, absorb, matmul, project, selective_scan, transpose};
 use sona_core::kernels::split::{DEPTH, Engine, Left, Online, Piece, Products, Right, SIDE};
+use sona_core::kernels::{Aligned, hamming_pairs};
+use sona_core::rng::{Rng, stream};
 use std::hint::black_box;
 
 fn values(len: usize, seed: u32) -> Aligned {
@@ -175,6 +176,24 @@ fn tiles(c: &mut Criterion) {
     g.finish();
 }
 
+/// Differing bits of pairs of rows of 10,000 bits. With `SONA_SIMD=avx512` in registers where tiles are else.
+fn pairs(c: &mut Criterion) {
+    const WORDS: usize = 160;
+    let mut g = c.benchmark_group("differing bits of pairs, 10,000 bits");
+    for (n, m) in [(20usize, 32usize), (32, 32), (96, 96), (100, 100)] {
+        let words = |n: usize, seed: u64| -> Vec<u64> {
+            let mut r = stream(seed, 0);
+            (0..n * WORDS).map(|_| r.next_u64()).collect()
+        };
+        let (a, b, mut out) = (words(n, 1), words(m, 2), vec![0; n * m]);
+        g.throughput(Throughput::Elements((n * m) as u64));
+        g.bench_function(format!("{n} × {m}"), |bench| {
+            bench.iter(|| hamming_pairs(&a, &b, WORDS, black_box(&mut out)));
+        });
+    }
+    g.finish();
+}
+
 fn heads(c: &mut Criterion) {
     threads::set(1);
     let mut g = c.benchmark_group("attention, one head, d 64");
@@ -220,6 +239,6 @@ fn heads(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30);
-    targets = kernels, tiles, heads
+    targets = kernels, tiles, pairs, heads
 }
 criterion_main!(benches);

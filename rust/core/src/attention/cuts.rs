@@ -15,8 +15,8 @@ pub(super) struct Cuts {
 }
 
 impl Cuts {
-    /// For the queries of a piece of work, `alone` if there is only one. Then the strips are small: the first products have no
-    /// softmax beside them, nor the last, and are soon over.
+    /// For the queries of a piece of work, `alone` if only pieces of the same head are beside it. Then the strips are small: the first
+    /// products of a call have no softmax beside them, nor the last, and are soon over.
     pub fn new(queries: usize, alone: bool) -> Self {
         let blocks = queries.div_ceil(SIDE);
         let strips = if alone {

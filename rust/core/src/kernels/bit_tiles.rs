@@ -1,7 +1,7 @@
 //! Differing bits of many rows with many, on AMX tiles: |x ⊕ y| = |x| + |y| − 2 |x ∧ y|, and |x ∧ y| is the product of the bits as
 //! bytes 0 and 1.
 //!
-//! Bits as bytes take eight times the memory, and a line that leaves the first cache level costs four cycles to write. So none
+//! Bits as bytes take eight times the memory, and a line that leaves the first cache level is slow to write. So none
 //! does: both operands are expanded anew for every block of pairs, a few words ahead of the tiles that multiply them, in memory
 //! that is used again and again. Tiles and vectors work at the same time.
 #![allow(
@@ -28,10 +28,9 @@ pub(super) const BLOCK: usize = 2 * SIDE;
 const ROWS: usize = 4 * BLOCK;
 const WORDS: usize = 160;
 
-/// Rows of an incomplete block from which tiles pay: they take the time of a whole one. Of 10,000 bits that is what registers need for
-/// 640 of its 1,024 pairs where it is alone, and for 540 where it is one of many. Of fewer bits it is less, and all of it a microsecond
-/// or two.
-const ENOUGH: usize = 20;
+/// Rows of an incomplete block from which tiles pay: they take the time of a whole one, which
+/// is what registers need for three quarters of its pairs (`cargo bench -p sona-bench --bench attention -- differing`).
+const ENOUGH: usize = 24;
 
 /// Words that a register holds.
 const LANES: usize = 8;
